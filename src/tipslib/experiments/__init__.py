@@ -1,0 +1,163 @@
+"""Which experiments are there, and how is one run? Parameters in, a Record out; a record that exists is not computed again."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from tipslib import parameters, project
+from tipslib.errors import CorruptFile, InvalidInput
+from tipslib.profiles import Profile, get_profile
+from tipslib.progress import track
+from tipslib.records import Outcome, Record, Run, Store
+
+log = logging.getLogger(__name__)
+
+EXPERIMENTS: Mapping[str, str] = {
+    "walkthrough": "the analysis on the toy supernet, two blocks and MobileNet-v2 (TIPS Figs. 2, 9, 10, 11)",
+    "proposition": "TPS against mean singular values on deep MLPs (TIPS Figs. 3, 5a)",
+    "stability": "spread of TPS against the number of subnetworks (TIPS Fig. 6)",
+    "coupling": "TPS against the coupling strength lambda (TIPS Fig. 7)",
+}
+
+
+class Experiment(Protocol):
+    """What a module `tipslib.experiments.<name>` defines.
+
+    `VERSION` is raised by hand whenever a change of the code changes results; `Parameters` is a frozen dataclass whose defaults are
+    the paper's; `run` is deterministic in its arguments; `TOLERANCE` is the relative difference within which a repeated run agrees.
+    """
+
+    VERSION: int
+    TOLERANCE: float
+    Parameters: type
+
+    def run(self, parameters: Any, *, seed: int, profile: Profile) -> Outcome: ...
+
+
+def get_experiment(name: str) -> Experiment:
+    """The module of that name; `InvalidInput` lists the names there are."""
+    if name not in EXPERIMENTS:
+        raise InvalidInput(f"no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+
+
+def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None, **overrides: Any) -> Run:
+    """The run that would be made, checked, before any work. `overrides` go before the profile's settings, those before the defaults.
+
+    Raises
+    ------
+    InvalidInput
+        Unknown experiment, profile or parameter, wrong type, impossible value.
+    """
+    experiment, profile = get_experiment(name), get_profile(profile)
+    seed = profile.seeds[0] if seed is None else seed
+    if type(seed) is not int or seed < 0:
+        raise InvalidInput(f"seed = {seed!r}; a whole number from 0 is wanted")
+    chosen = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
+    code = f"v{experiment.VERSION}" if profile.committed else f"v{experiment.VERSION}-{_source_digest(experiment.__name__)}"  # type: ignore[attr-defined]
+    return Run(name, parameters.to_json(chosen), profile.name, seed, code)
+
+
+def compute(
+    name: str, *, profile: str | Profile = "smoke", seeds: Sequence[int] | None = None, store: Store | None = None, **overrides: Any
+) -> list[Record]:
+    """One record per seed: read where it exists and is whole, computed and written where not.
+
+    Parameters
+    ----------
+    name, profile
+        Experiment and size.
+    seeds
+        Default: the profile's.
+    store
+        Default: the profile's own folder.
+    overrides
+        Parameters that go before the profile's.
+    """
+    profile = get_profile(profile)
+    store = store or Store(profile)
+    runs = [plan(name, profile=profile, seed=seed, **overrides) for seed in (profile.seeds if seeds is None else seeds)]
+    return [_compute_one(run, profile, store) for run in track(runs, name)]
+
+
+def recompute(run: Run, profile: Profile) -> tuple[Outcome, dict[str, Any]]:
+    """Run it, whatever is stored; returns the outcome and its provenance."""
+    experiment = get_experiment(run.experiment)
+    started = time.perf_counter()
+    outcome = experiment.run(parameters.parse(experiment.Parameters, run.parameters), seed=run.seed, profile=profile)
+    return outcome, _provenance(time.perf_counter() - started)
+
+
+def _compute_one(run: Run, profile: Profile, store: Store) -> Record:
+    try:
+        if (record := store.find(run)) is not None:
+            return record
+    except CorruptFile as error:
+        log.warning("%s; recomputing it now", error)
+    return store.save(run, *recompute(run, profile))
+
+
+def _provenance(seconds: float) -> dict[str, Any]:
+    import torch
+
+    try:
+        git = subprocess.run(["git", "-C", str(project.root()), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        revision = git.stdout.strip() or None
+    except OSError:
+        revision = None
+    return {
+        "versions": {name: version(name) for name in ("tipslib", "torch", "torchvision", "numpy", "scipy")}
+        | {"python": platform.python_version()},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": revision,
+    }
+
+
+@cache
+def _source_digest(module: str) -> str:
+    """Digest of the syntax trees (comments and layout do not count) of `module` and the tipslib modules it imports, transitively."""
+    seen: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in seen else importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        tree = ast.parse(Path(spec.origin).read_text())
+        seen[name] = ast.dump(tree)
+        if name != __name__:
+            waiting += [m for m in _imports(tree, name) if m.startswith("tipslib.")]
+    return hashlib.sha256("".join(f"{n}:{seen[n]}" for n in sorted(seen)).encode()).hexdigest()[:12]
+
+
+def _imports(tree: ast.AST, module: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names += [node.module, *(f"{node.module}.{a.name}" for a in node.names if _is_module(f"{node.module}.{a.name}"))]
+    return names
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return name.startswith("tipslib.") and importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,103 @@
+"""How large is a run? The four profiles, as data: an experiment never asks which one it runs under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from tipslib.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the whole project.
+
+    Attributes
+    ----------
+    name, summary
+        What it is called, and one line for people.
+    datasets
+        Data sets the profile may read, with the number of training images it takes of each (None: all).
+        Only embedded sets are listed where nothing may be downloaded.
+    seeds
+        One run per seed.
+    committed
+        True: records live in `data/records` and stay valid until their experiment's `VERSION` changes.
+        False: records live in `build/records` and are recomputed whenever the experiment's source changes.
+    settings
+        Experiment name -> parameters that differ from the experiment's defaults, which are the papers' own.
+    """
+
+    name: str
+    summary: str
+    datasets: Mapping[str, int | None]
+    seeds: tuple[int, ...]
+    committed: bool
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "datasets", MappingProxyType(dict(self.datasets)))
+        frozen = {name: MappingProxyType(dict(values)) for name, values in self.settings.items()}
+        object.__setattr__(self, "settings", MappingProxyType(frozen))
+
+
+_REAL_DATA = {"digits": None, "mnist": None, "cifar10": None, "cifar100": None, "tiny-imagenet": None}
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        p.name: p
+        for p in (
+            Profile(
+                name="smoke",
+                summary="embedded data only, nothing downloaded; minutes on two CPU cores",
+                datasets={"digits": None},
+                seeds=(0,),
+                committed=False,
+                settings={
+                    "proposition": {"data": "digits"},
+                },
+            ),
+            Profile(
+                name="laptop",
+                summary="real data, subsets stated; hours on a few CPU cores",
+                datasets={"digits": None, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000, "tiny-imagenet": 10_000},
+                seeds=(0, 1, 2),
+                committed=True,
+                settings={},
+            ),
+            Profile(
+                name="gpu",
+                summary="full CIFAR-10/100 and Tiny-ImageNet; hours on one GPU",
+                datasets=_REAL_DATA,
+                seeds=(0, 1, 2),
+                committed=True,
+                settings={},
+            ),
+            Profile(
+                name="paper",
+                summary="everything, ImageNet included, as the papers did it",
+                datasets=_REAL_DATA | {"imagenet": None},
+                seeds=(0, 1, 2),
+                committed=True,
+                settings={},
+            ),
+        )
+    }
+)
+
+
+def get_profile(name: str | Profile) -> Profile:
+    """The profile of that name (a `Profile` is returned as it is).
+
+    Raises
+    ------
+    InvalidInput
+        There is no such profile; the message lists those there are.
+    """
+    if isinstance(name, Profile):
+        return name
+    if not isinstance(name, str) or name not in PROFILES:
+        raise InvalidInput(f"no profile {name!r}; there are {', '.join(PROFILES)}")
+    return PROFILES[name]

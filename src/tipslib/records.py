@@ -1,0 +1,202 @@
+"""What did a run leave? One checked JSON (arrays beside it), keyed by what was asked, written aside and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tipslib import project
+from tipslib.errors import CorruptFile, StorageError
+from tipslib.profiles import Profile
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training or measurement with one seed: the unit that is cached, resumed and scheduled.
+
+    `code` is the experiment's version, and for profiles that are recomputed also the digest of its source.
+    """
+
+    experiment: str
+    parameters: Mapping[str, Any]
+    profile: str
+    seed: int
+    code: str
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that change when anything that was asked changes."""
+        asked = {"experiment": self.experiment, "parameters": dict(self.parameters), "profile": self.profile}
+        return _digest(canonical(asked | {"seed": self.seed, "code": self.code}))[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment returns: plain JSON `values`, numeric `arrays`, and the SHA-256 of each data set it read.
+
+    `values["timing"]`, if there is one, holds measured durations: it is kept, and left out when runs are compared.
+    """
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, its outcome and where it came from. `path` is the JSON file."""
+
+    run: Run
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any]
+    path: Path
+
+
+class Store:
+    """The records of one profile, in one folder: `<folder>/<experiment>/<key>.json` with `<key>-<digest>.npz` beside it."""
+
+    def __init__(self, profile: Profile, root: Path | None = None) -> None:
+        parent = "data" if profile.committed else "build"
+        self.folder = (root or project.root()) / parent / "records" / profile.name
+
+    def path(self, run: Run) -> Path:
+        """Where the record of `run` lies or will lie."""
+        return self.folder / run.experiment / f"{run.key}.json"
+
+    def find(self, run: Run) -> Record | None:
+        """The record of `run`, or None if there is none.
+
+        Raises
+        ------
+        CorruptFile
+            There is one, but it was cut or altered; the message names the file.
+        """
+        path = self.path(run)
+        return read(path, run) if path.exists() else None
+
+    def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> Record:
+        """Write the record aside and rename it. Of two writers of one run the later stays, whole.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be written, or the disk is full; nothing half-written stays behind.
+        """
+        path = self.path(run)
+        body: dict[str, Any] = {
+            "format": FORMAT,
+            "key": run.key,
+            "experiment": run.experiment,
+            "parameters": dict(run.parameters),
+            "profile": run.profile,
+            "seed": run.seed,
+            "code": run.code,
+            "values": dict(outcome.values),
+            "arrays": None,
+            "provenance": dict(provenance) | {"data": dict(outcome.data)},
+        }
+        if outcome.arrays:
+            packed = _pack(outcome.arrays)
+            digest = _digest(packed)
+            name = f"{run.key}-{digest[:12]}.npz"
+            body["arrays"] = {"file": name, "sha256": digest}
+            write_atomically(path.with_name(name), packed)
+        body["sha256"] = _digest(canonical(body))
+        write_atomically(path, (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        return read(path, run)
+
+    def paths(self) -> list[Path]:
+        """Every record file of this profile, in a stable order."""
+        return sorted(self.folder.glob("*/*.json"))
+
+
+def read(path: Path, run: Run | None = None) -> Record:
+    """Read and check one record file.
+
+    Raises
+    ------
+    CorruptFile
+        Not JSON, a wrong checksum, missing or altered arrays, or the record of another run than `run`.
+    """
+    try:
+        body = json.loads(path.read_bytes())
+        claimed = body.pop("sha256")
+        if body["format"] != FORMAT:
+            raise CorruptFile(f"{path}: record format {body['format']!r}; this version reads {FORMAT}. Delete the file to recompute it")
+        if claimed != _digest(canonical(body)):
+            raise CorruptFile(
+                f"{path}: the checksum does not fit the content: the record was cut or edited. Delete the file to recompute it"
+            )
+        found = Run(body["experiment"], body["parameters"], body["profile"], body["seed"], body["code"])
+        if found.key != body["key"] or path.stem != body["key"] or (run is not None and found.key != run.key):
+            raise CorruptFile(f"{path}: holds the record of another run (key {body['key']}). Delete the file to recompute it")
+        arrays = _unpack(path.parent, body["arrays"]) if body["arrays"] else {}
+        return Record(found, body["values"], arrays, body["provenance"], path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError) as error:
+        raise CorruptFile(f"{path}: not a whole record ({type(error).__name__}: {error}). Delete the file to recompute it") from error
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal content, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name in the same folder, flush to disk, rename.
+
+    Raises
+    ------
+    StorageError
+        The folder or disk refuses; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}). Free space or allow writing in {path.parent}, then repeat"
+        ) from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    return buffer.getvalue()
+
+
+def _unpack(folder: Path, entry: Mapping[str, str]) -> dict[str, np.ndarray]:
+    path = folder / Path(entry["file"]).name
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CorruptFile(f"{path}: the arrays of a record are missing. Delete its .json to recompute it") from error
+    if _digest(content) != entry["sha256"]:
+        raise CorruptFile(f"{path}: the checksum does not fit the content. Delete the record to recompute it")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
