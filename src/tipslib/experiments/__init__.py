@@ -51,7 +51,7 @@ def get_experiment(name: str) -> Experiment:
     """The module of that name; `InvalidInput` lists the names there are."""
     if name not in EXPERIMENTS:
         raise InvalidInput(f"no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None, **overrides: Any) -> Run:
@@ -66,7 +66,7 @@ def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None
     seed = profile.seeds[0] if seed is None else seed
     if type(seed) is not int or seed < 0:
         raise InvalidInput(f"seed = {seed!r}; a whole number from 0 is wanted")
-    chosen = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
+    chosen: Any = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
     code = f"v{experiment.VERSION}" if profile.committed else f"v{experiment.VERSION}-{_source_digest(experiment.__name__)}"  # type: ignore[attr-defined]
     return Run(name, parameters.to_json(chosen), profile.name, seed, code)
 
