@@ -1,0 +1,101 @@
+"""Which figures and tables do the papers have, where is each recomputed, and has that been done at a given profile?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from tipslib.errors import InvalidInput
+from tipslib.experiments import plan
+from tipslib.profiles import Profile, get_profile
+from tipslib.records import Store
+
+State = Literal["reproduced", "not run"]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One figure, table, algorithm or measurement of a paper.
+
+    `label` is its name in the paper; `title` says in our words what it shows; `notebook` is the file name without `.ipynb` of the
+    notebook that recomputes it (None: there is none yet), `experiments` those whose records the notebook reads.
+    """
+
+    id: str
+    paper: Literal["tips", "progressive"]
+    label: str
+    title: str
+    notebook: str | None = None
+    experiments: tuple[str, ...] = ()
+
+
+def _tips(id_: str, label: str, title: str, notebook: str | None = None) -> Artefact:
+    return Artefact(f"tips-{id_}", "tips", label, title, notebook, (notebook,) if notebook else ())
+
+
+def _progressive(id_: str, label: str, title: str) -> Artefact:
+    return Artefact(f"progressive-{id_}", "progressive", label, title)
+
+
+ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
+    {
+        artefact.id: artefact
+        for artefact in (
+            _tips("fig1", "Figure 1", "Accuracy against MACs on ImageNet: TIPS, Joslim and US-Nets"),
+            _tips("fig2", "Figure 2", "From supernet to important path, step by step", "walkthrough"),
+            _tips("fig3", "Figure 3", "Average degree of two small networks, without and with skip connections", "proposition"),
+            _tips("fig4", "Figure 4", "Accuracy when important and unimportant operations are pruned"),
+            _tips("fig5a", "Figure 5(a)", "Path score against mean singular value on deep MLPs", "proposition"),
+            _tips("fig5bc", "Figure 5(b, c)", "Training loss of TIPS and its rivals on ImageNet and Tiny-ImageNet"),
+            _tips("fig6", "Figure 6", "Spread of path scores against the number of sampled subnetworks", "stability"),
+            _tips("fig7", "Figure 7", "Path scores against the coupling strength", "coupling"),
+            _tips("fig8", "Figure 8", "Pruning important and unimportant operations, further networks"),
+            _tips("fig9", "Figure 9", "An inverted residual block and a basic block as graphs", "walkthrough"),
+            _tips("fig10", "Figure 10", "Subnetworks of three basic blocks as graphs", "walkthrough"),
+            _tips("fig11", "Figure 11", "Sampling a valid subnetwork, layer by layer", "walkthrough"),
+            _tips("table1", "Table 1", "Accuracy at six budgets, MobileNet-v2, three data sets"),
+            _tips("table2", "Table 2", "Accuracy at six budgets, ResNet-34, three data sets"),
+            _tips("table3", "Table 3", "Accuracy against latency on a Raspberry Pi"),
+            _tips("table4", "Table 4", "Table 1 with its spread over three runs"),
+            _tips("table5", "Table 5", "Table 2 with its spread over three runs"),
+            _tips("table6", "Table 6", "Accuracy at six budgets against Once-For-All"),
+            _tips("algorithm1", "Algorithm 1", "Search for Pareto-optimal subnetworks"),
+            _tips("algorithm2", "Algorithm 2", "Inference that switches subnetworks at run time"),
+            _tips("time", "Section 3.5", "Time of analysis, training and search"),
+            _tips("switching", "Appendix B.8", "Storage and switching time of twelve subnetworks"),
+            _progressive("fig1", "Figure 1", "Conventional and progressive networks: performance against cost"),
+            _progressive("fig2", "Figure 2", "Class separation and linear-probe accuracy by layer, for different exit weights"),
+            _progressive("fig3", "Figure 3", "Similarity of layers: two plain networks, a plain and a branched one"),
+            _progressive("fig4", "Figure 4", "Inference modes for different weights, widths, depths and numbers of exits"),
+            _progressive("fig5", "Figure 5", "Entropic mutual agreement against the entropy rule"),
+            _progressive("table1", "Table 1", "Area under the probe curve for sixteen exit weightings"),
+        )
+    }
+)
+
+
+def get_artefact(identifier: str) -> Artefact:
+    """The artefact of that id; `InvalidInput` lists the ids there are."""
+    if identifier not in ARTEFACTS:
+        raise InvalidInput(f"no artefact {identifier!r}; there are {', '.join(ARTEFACTS)}")
+    return ARTEFACTS[identifier]
+
+
+def state(artefact: Artefact, profile: str | Profile, store: Store | None = None) -> State:
+    """Whether the artefact has a notebook, and its experiments a record of the present version for every seed of the profile.
+
+    Only the presence of records is looked up; `tipslib verify` says whether they are whole and repeatable.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such profile.
+    """
+    profile = get_profile(profile)
+    store = store or Store(profile)
+    if artefact.notebook is None:
+        return "not run"
+    runs = [plan(name, profile=profile, seed=seed) for name in artefact.experiments for seed in profile.seeds]
+    return "reproduced" if all(store.path(run).exists() for run in runs) else "not run"
