@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as transforms
@@ -12,6 +13,7 @@ from torchvision.transforms import functional as transforms
 from tipslib.batches import PIXELS, Loader, batches, cut, epoch_generator, epoch_order, normalise, resident, resize
 from tipslib.data import Dataset, load
 from tipslib.errors import InvalidInput
+from tipslib.profiles import PROFILES
 from tipslib.training import Recipe, fit, make_fabric
 
 
@@ -95,6 +97,20 @@ def test_scaling_is_that_of_torchvision(size):
     images = torch.from_numpy(dataset(height=8, width=8).images.copy())
     expected = transforms.resize(images.permute(0, 3, 1, 2).float(), [size, size], antialias=True).permute(0, 2, 3, 1)
     torch.testing.assert_close(resize(images, (size, size)), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8), (16, 16), (5, 7)])
+@pytest.mark.parametrize("edges", [(8, 8), (16, 16), (16, 5), (5, 16)])
+def test_scaling_one_side_up_and_the_other_down_is_that_of_pillow(shape, edges):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected = Image.fromarray(image.astype(np.float32)).resize(edges[::-1], Image.Resampling.BILINEAR)
+    found = resize(torch.from_numpy(image)[None, :, :, None], edges)
+    np.testing.assert_allclose(found[0, :, :, 0].numpy(), np.asarray(expected), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32, 2**63, 2**64, 2**100])
+def test_no_seed_is_too_large(seed):
+    assert sorted(epoch_order(50, seed, 2**31).tolist()) == list(range(50))
 
 
 def test_grey_images_are_repeated_on_request():
@@ -190,9 +206,10 @@ def test_a_device_gives_the_same_batches():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_shares_of_a_batch_make_up_the_batch(processes):
-    whole = list(batches(dataset(count=22), 8, generator=generator()))
-    shares = [list(batches(dataset(count=22), 8, generator=generator(), share=(i, processes))) for i in range(processes)]
+@pytest.mark.parametrize("count", [22, 17])  # of a last batch of one image most shares are empty
+def test_shares_of_a_batch_make_up_the_batch(processes, count):
+    whole = list(batches(dataset(count=count), 8, generator=generator()))
+    shares = [list(batches(dataset(count=count), 8, generator=generator(), share=(i, processes))) for i in range(processes)]
     for step, (x, y) in enumerate(whole):
         joined_x, joined_y = torch.empty_like(x), torch.empty_like(y)
         for i, share in enumerate(shares):
@@ -276,10 +293,12 @@ def test_normalising_leaves_its_input_alone():
         ({"first": -1}, "first = -1"),
         ({"share": (2, 2)}, r"share = \(2, 2\)"),
         ({"share": (0, 3)}, "must divide the batch size, 4"),
+        ({"channels": 0}, "channels = 0; images have 3"),
         ({"channels": 1}, "channels = 1; images have 3"),
         ({"channels": 4}, "channels = 4"),
         ({"mean": (0.5, 0.5)}, "mean has 2 values for 3 channels"),
         ({"std": (1.0, 1.0, 0.0)}, "every value must be above 0"),
+        ({"std": (1.0, float("nan"), 1.0)}, "every value must be above 0"),
         ({"size": 0}, "size = 0"),
         ({"crop": 0}, "crop = 0; allowed are 1 to 13"),
         ({"crop": 14}, "crop = 14; allowed are 1 to 13"),
@@ -288,6 +307,9 @@ def test_normalising_leaves_its_input_alone():
         ({"order": torch.tensor([10])}, "indices from 0 to 9"),
         ({"order": torch.tensor([-1])}, "indices from 0 to 9"),
         ({"order": torch.tensor([], dtype=torch.int64)}, "indices from 0 to 9"),
+        ({"order": torch.tensor([0.5])}, "order is torch.float32"),
+        ({"order": torch.tensor([True] * 10)}, "order is torch.bool"),
+        ({"order": torch.tensor([[0, 1]])}, r"order is torch.int64 \(1, 2\)"),
     ],
 )
 def test_impossible_options_are_refused_at_the_call(options, message):
@@ -308,3 +330,13 @@ def test_a_set_without_constants_must_bring_them():
         batches(dataset(name="mine"), 4, generator=generator())
     images, _ = collected(dataset(name="mine"), 4, augment=False, mean=[0.5], std=[0.5])
     assert images.abs().max() <= 1
+
+
+def test_every_set_of_every_profile_can_be_normalised():
+    assert {name for profile in PROFILES.values() for name in profile.datasets} <= set(PIXELS)
+
+
+def test_the_constants_of_the_digits_are_theirs():
+    pixels = load("digits", "train", "smoke").images / 255
+    assert PIXELS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=5e-4)
+    assert PIXELS["digits"].std[0] == pytest.approx(pixels.std(), abs=5e-4)

@@ -1,4 +1,4 @@
-"""`load`: against scikit-learn's pixels and what was written; every kind of file with a byte changed or cut; which images a subset takes."""
+"""`load`: against scikit-learn's pixels and what was written; every kind of file changed or cut; which images a subset takes."""
 
 import hashlib
 import json
@@ -224,13 +224,14 @@ def test_a_list_of_labels_is_held_against_what_is_known(home, monkeypatch):
         load("imagenet-val-1300", "test", GPU, size=8)
 
 
-@pytest.mark.parametrize("kind", KINDS[:3])
-def test_a_byte_of_content_changed_is_refused_by_name(home, kind):
+@pytest.mark.parametrize(("kind", "place", "bit"), [(KINDS[0], -8, 0), (KINDS[1], -8, 1), (KINDS[2], -4, 1)])
+def test_a_bit_of_content_changed_is_refused_by_name_where_all_else_fits(home, kind, place, bit):
     arrays(home / "cifar10")
-    flip(home / "cifar10" / kind, -8)
+    flip(home / "cifar10" / kind, place, bit)
     with pytest.raises(CorruptFile, match=rf"cifar10/{kind}: the checksum of its content"):
         load("cifar10", "train", GPU)
-    load("cifar10", "test", GPU) if kind != "classes.json" else None
+    if kind != "classes.json":
+        assert len(load("cifar10", "test", GPU).labels) == 6
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -336,7 +337,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name_though_their_checksums_match
 
 def test_no_images_are_refused(home):
     arrays(home / "cifar10", **{"train-images": PIXELS[:0], "train-labels": LABELS[:0]})
-    with pytest.raises(CorruptFile, match="cifar10/.*no images|cifar10/.*not a whole"):
+    with pytest.raises(CorruptFile, match=r"cifar10/train-images\.npy.*(no images|not a whole)"):
         load("cifar10", "train", GPU)
 
 

@@ -252,3 +252,10 @@ def test_an_archive_of_arrays_is_refused(tmp_path):
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     with pytest.raises(CorruptFile, match="archive of arrays"):
         read_npy(tmp_path / "a.npy")
+
+
+def test_a_cut_archive_of_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(9))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npz").read_bytes()[:60])
+    with pytest.raises(CorruptFile, match=r"a\.npy"):
+        read_npy(tmp_path / "a.npy")

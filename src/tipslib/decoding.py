@@ -11,6 +11,7 @@ import os
 import secrets
 import struct
 import tokenize
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,7 +138,17 @@ def read_npy(path: Path) -> NDArray[Any]:
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, TypeError, EOFError, OverflowError, SyntaxError, MemoryError, tokenize.TokenError, struct.error) as error:
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        OverflowError,
+        SyntaxError,
+        MemoryError,
+        tokenize.TokenError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise CorruptFile(f"{path}: not a whole .npy array ({type(error).__name__}: {error}). Prepare it anew") from error
     if not isinstance(array, np.ndarray):
         raise CorruptFile(f"{path}: a .npy array is wanted, this is an archive of arrays. Prepare it anew")
