@@ -40,7 +40,7 @@ def parse_text(text: str) -> tuple[str, Any]:
         raise InvalidInput(f"{text!r} is not of the form key=value")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -58,15 +58,18 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         (kind,) = [k for k in typing.get_args(kind) if k is not type(None)]
         return _convert(value, kind, name)
     if origin is typing.Literal:
-        if value not in typing.get_args(kind):
+        if (type(value), value) not in [(type(allowed), allowed) for allowed in typing.get_args(kind)]:
             raise InvalidInput(f"{name} = {value!r}; allowed are {', '.join(map(repr, typing.get_args(kind)))}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise InvalidInput(f"{name} = {value!r}; a list is wanted, such as {name}=[1, 2]")
         return tuple(_convert(v, typing.get_args(kind)[0], name) for v in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if type(value) is not kind:
         raise InvalidInput(f"{name} = {value!r} is of type {type(value).__name__}; {kind.__name__} is wanted")
     if kind is float and not math.isfinite(value):

@@ -43,7 +43,19 @@ class Profile:
         object.__setattr__(self, "settings", MappingProxyType(frozen))
 
 
-_REAL_DATA = {"digits": None, "mnist": None, "cifar10": None, "cifar100": None, "tiny-imagenet": None}
+_REAL_DATA = {"digits": None, "mnist": None, "cifar10": None, "cifar100": None, "tiny-imagenet": None, "imagenet-val-1300": None}
+
+_BRANCHED = ("weights", "backbones", "similarity", "agreement")
+
+
+def _branched(**training: Any) -> dict[str, dict[str, Any]]:
+    """The same training for every experiment on branched networks."""
+    return {name: dict(training) for name in _BRANCHED}
+
+
+_SMOKE_BRANCHED = _branched(data="digits", width=0.0625, epochs=4, batch_size=32, learning_rate=0.1)
+_LAPTOP_BRANCHED = _branched(width=0.25, epochs=8, learning_rate=0.05, precision="bf16-mixed")
+_GPU_BRANCHED = _branched(epochs=20, learning_rate=0.05, precision="bf16-mixed")
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
@@ -55,17 +67,21 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets={"digits": None},
                 seeds=(0,),
                 committed=False,
-                settings={
-                    "proposition": {"data": "digits"},
+                settings=_SMOKE_BRANCHED
+                | {
+                    "proposition": {"data": "digits", "paths": 120, "images": 6, "resamples": 1000},
+                    "weights": _SMOKE_BRANCHED["weights"] | {"probe_epochs": 2},
+                    # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
+                    "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
                 },
             ),
             Profile(
                 name="laptop",
                 summary="real data, subsets stated; hours on a few CPU cores",
-                datasets={"digits": None, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000, "tiny-imagenet": 10_000},
+                datasets=_REAL_DATA | dict.fromkeys(("mnist", "cifar10", "cifar100", "tiny-imagenet"), 10_000),
                 seeds=(0, 1, 2),
                 committed=True,
-                settings={},
+                settings=_LAPTOP_BRANCHED | {"weights": _LAPTOP_BRANCHED["weights"] | {"probe": "ridge"}},
             ),
             Profile(
                 name="gpu",
@@ -73,7 +89,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets=_REAL_DATA,
                 seeds=(0, 1, 2),
                 committed=True,
-                settings={},
+                settings=_GPU_BRANCHED,
             ),
             Profile(
                 name="paper",

@@ -5,17 +5,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 T = TypeVar("T")
 
 
-def _watched() -> bool:
+def watched() -> bool:
+    """Whether bars are shown: on a terminal or in a notebook, unless `TIPSLIB_PROGRESS=0`."""
     if os.environ.get("TIPSLIB_PROGRESS") == "0":
         return False
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    return "ipykernel.kernelapp" in sys.modules or sys.stderr.isatty()
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield `items` unchanged, with a progress bar where somebody watches (`TIPSLIB_PROGRESS=0` turns it off)."""
-    yield from tqdm(items, desc=description, total=total, leave=False, disable=not _watched())
+    yield from tqdm(items, desc=description, total=total, leave=False, disable=not watched())

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +85,17 @@ class Store:
         ------
         CorruptFile
             There is one, but it was cut or altered; the message names the file.
+        StorageError
+            The folder may not be read.
         """
         path = self.path(run)
-        return read(path, run) if path.exists() else None
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return read(path, run)
 
     def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> Record:
         """Write the record aside and rename it. Of two writers of one run the later stays, whole.
@@ -111,10 +121,10 @@ class Store:
         if outcome.arrays:
             packed = _pack(outcome.arrays)
             digest = _digest(packed)
-            name = f"{run.key}-{digest[:12]}.npz"
-            body["arrays"] = {"file": name, "sha256": digest}
-            write_atomically(path.with_name(name), packed)
+            body["arrays"] = {"file": f"{run.key}-{digest[:12]}.npz", "sha256": digest}
         body["sha256"] = _digest(canonical(body))
+        if outcome.arrays:
+            write_atomically(path.with_name(body["arrays"]["file"]), packed)
         write_atomically(path, (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
         return read(path, run)
 
@@ -130,6 +140,8 @@ def read(path: Path, run: Run | None = None) -> Record:
     ------
     CorruptFile
         Not JSON, a wrong checksum, missing or altered arrays, or the record of another run than `run`.
+    StorageError
+        The file is there, but may not be read.
     """
     try:
         body = json.loads(path.read_bytes())
@@ -145,8 +157,10 @@ def read(path: Path, run: Run | None = None) -> Record:
             raise CorruptFile(f"{path}: holds the record of another run (key {body['key']}). Delete the file to recompute it")
         arrays = _unpack(path.parent, body["arrays"]) if body["arrays"] else {}
         return Record(found, body["values"], arrays, body["provenance"], path)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFile(f"{path}: not a whole record ({type(error).__name__}: {error}). Delete the file to recompute it") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def canonical(value: Any) -> bytes:
@@ -195,6 +209,10 @@ def _unpack(folder: Path, entry: Mapping[str, str]) -> dict[str, np.ndarray]:
         raise CorruptFile(f"{path}: the checksum does not fit the content. Delete the record to recompute it")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{error.filename or path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat")
 
 
 def _digest(content: bytes) -> str:

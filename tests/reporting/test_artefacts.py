@@ -16,9 +16,10 @@ from tipslib.reporting.artefacts import ARTEFACTS, Artefact, get_artefact, state
 from tipslib.reporting.published import published, tables
 
 
-def planned(name: str, *, profile: object, seed: int) -> Run:
-    """What `experiments.plan` answers, without importing an experiment."""
-    return Run(name, {}, get_profile(profile).name, seed, "v1")  # type: ignore[arg-type]
+def planned(name: str, profile: object, variants: int = 1) -> list[Run]:
+    """What `experiments.plan_all` answers, without importing an experiment."""
+    size = get_profile(profile)  # type: ignore[arg-type]
+    return [Run(name, {"variant": i}, size.name, seed, "v1") for i in range(variants) for seed in size.seeds]
 
 
 def test_every_figure_and_table_is_there_in_order() -> None:
@@ -61,26 +62,37 @@ def test_without_notebook_nothing_is_reproduced(tmp_path: Path) -> None:
 
 
 def test_reproduced_needs_a_record_of_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artefacts, "plan", planned)
+    monkeypatch.setattr(artefacts, "plan_all", planned)
     profile = get_profile("laptop")
     store = Store(profile, tmp_path)
     figure = get_artefact("tips-fig6")
     assert state(figure, profile, store) == "not run"
-    for seed in profile.seeds:
+    for run in planned("stability", profile):
         assert state(figure, profile, store) == "not run"
-        store.save(planned("stability", profile=profile, seed=seed), Outcome({}), {})
+        store.save(run, Outcome({}), {})
     assert state(figure, profile, store) == "reproduced"
     assert state(get_artefact("tips-fig7"), profile, store) == "not run"
 
 
 def test_reproduced_needs_every_experiment_at_that_version_and_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artefacts, "plan", planned)
+    monkeypatch.setattr(artefacts, "plan_all", planned)
     both = Artefact("x", "tips", "Figure x", "two experiments", "stability", ("stability", "coupling"))
     smoke = get_profile("smoke")
     store = Store(smoke, tmp_path)
-    store.save(planned("stability", profile=smoke, seed=0), Outcome({}), {})
+    store.save(planned("stability", smoke)[0], Outcome({}), {})
     store.save(Run("coupling", {}, "smoke", 0, "v0"), Outcome({}), {})
     assert state(both, "smoke", store) == "not run"
-    store.save(planned("coupling", profile=smoke, seed=0), Outcome({}), {})
+    store.save(planned("coupling", smoke)[0], Outcome({}), {})
     assert state(both, "smoke", store) == "reproduced"
     assert state(both, "paper", Store(get_profile("paper"), tmp_path)) == "not run"
+
+
+def test_reproduced_needs_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artefacts, "plan_all", lambda name, profile: planned(name, profile, variants=2))
+    smoke = get_profile("smoke")
+    store = Store(smoke, tmp_path)
+    one, other = planned("weights", smoke, variants=2)
+    store.save(one, Outcome({}), {})
+    assert state(get_artefact("progressive-table1"), smoke, store) == "not run"
+    store.save(other, Outcome({}), {})
+    assert state(get_artefact("progressive-table1"), smoke, store) == "reproduced"

@@ -30,6 +30,10 @@ EXPERIMENTS: Mapping[str, str] = {
     "proposition": "TPS against mean singular values on deep MLPs (TIPS Figs. 3, 5a)",
     "stability": "spread of TPS against the number of subnetworks (TIPS Fig. 6)",
     "coupling": "TPS against the coupling strength lambda (TIPS Fig. 7)",
+    "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
+    "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
+    "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",
+    "agreement": "entropic mutual agreement against the entropy rule (progressive intelligence Fig. 5)",
 }
 
 
@@ -38,6 +42,7 @@ class Experiment(Protocol):
 
     `VERSION` is raised by hand whenever a change of the code changes results; `Parameters` is a frozen dataclass whose defaults are
     the paper's; `run` is deterministic in its arguments; `TOLERANCE` is the relative difference within which a repeated run agrees.
+    A module may also name `VARIANTS`, the overrides of the runs that its artefacts are made of; without it there is one, the default.
     """
 
     VERSION: int
@@ -69,6 +74,13 @@ def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None
     chosen: Any = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
     code = f"v{experiment.VERSION}" if profile.committed else f"v{experiment.VERSION}-{_source_digest(experiment.__name__)}"  # type: ignore[attr-defined]
     return Run(name, parameters.to_json(chosen), profile.name, seed, code)
+
+
+def plan_all(name: str, profile: str | Profile = "smoke") -> list[Run]:
+    """Every run that the artefacts of an experiment need at a profile: variants times seeds."""
+    variants: Sequence[Mapping[str, Any]] = getattr(get_experiment(name), "VARIANTS", ({},))
+    profile = get_profile(profile)
+    return [plan(name, profile=profile, seed=seed, **overrides) for overrides in variants for seed in profile.seeds]
 
 
 def compute(

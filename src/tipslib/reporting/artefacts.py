@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from tipslib.errors import InvalidInput
-from tipslib.experiments import plan
+from tipslib.experiments import plan_all
 from tipslib.profiles import Profile, get_profile
 from tipslib.records import Store
 
@@ -35,8 +35,8 @@ def _tips(id_: str, label: str, title: str, notebook: str | None = None) -> Arte
     return Artefact(f"tips-{id_}", "tips", label, title, notebook, (notebook,) if notebook else ())
 
 
-def _progressive(id_: str, label: str, title: str) -> Artefact:
-    return Artefact(f"progressive-{id_}", "progressive", label, title)
+def _progressive(id_: str, label: str, title: str, notebook: str | None = None, *experiments: str) -> Artefact:
+    return Artefact(f"progressive-{id_}", "progressive", label, title, notebook, experiments)
 
 
 ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
@@ -65,12 +65,23 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
             _tips("algorithm2", "Algorithm 2", "Inference that switches subnetworks at run time"),
             _tips("time", "Section 3.5", "Time of analysis, training and search"),
             _tips("switching", "Appendix B.8", "Storage and switching time of twelve subnetworks"),
-            _progressive("fig1", "Figure 1", "Conventional and progressive networks: performance against cost"),
-            _progressive("fig2", "Figure 2", "Class separation and linear-probe accuracy by layer, for different exit weights"),
-            _progressive("fig3", "Figure 3", "Similarity of layers: two plain networks, a plain and a branched one"),
-            _progressive("fig4", "Figure 4", "Inference modes for different weights, widths, depths and numbers of exits"),
-            _progressive("fig5", "Figure 5", "Entropic mutual agreement against the entropy rule"),
-            _progressive("table1", "Table 1", "Area under the probe curve for sixteen exit weightings"),
+            _progressive("fig1", "Figure 1", "Conventional and progressive networks: performance against cost", "progressive", "weights"),
+            _progressive(
+                "fig2", "Figure 2", "Class separation and linear-probe accuracy by layer, for different exit weights", "layers", "weights"
+            ),
+            _progressive(
+                "fig3", "Figure 3", "Similarity of layers: two plain networks, a plain and a branched one", "similarity", "similarity"
+            ),
+            _progressive(
+                "fig4",
+                "Figure 4",
+                "Inference modes for different weights, widths, depths and numbers of exits",
+                "modes",
+                "backbones",
+                "weights",
+            ),
+            _progressive("fig5", "Figure 5", "Entropic mutual agreement against the entropy rule", "agreement", "agreement"),
+            _progressive("table1", "Table 1", "Area under the probe curve for sixteen exit weightings", "exit_weights", "weights"),
         )
     }
 )
@@ -84,7 +95,7 @@ def get_artefact(identifier: str) -> Artefact:
 
 
 def state(artefact: Artefact, profile: str | Profile, store: Store | None = None) -> State:
-    """Whether the artefact has a notebook, and its experiments a record of the present version for every seed of the profile.
+    """Whether the artefact has a notebook, and its experiments a record of the present version for every variant and seed.
 
     Only the presence of records is looked up; `tipslib verify` says whether they are whole and repeatable.
 
@@ -97,5 +108,5 @@ def state(artefact: Artefact, profile: str | Profile, store: Store | None = None
     store = store or Store(profile)
     if artefact.notebook is None:
         return "not run"
-    runs = [plan(name, profile=profile, seed=seed) for name in artefact.experiments for seed in profile.seeds]
+    runs = [run for name in artefact.experiments for run in plan_all(name, profile)]
     return "reproduced" if all(store.path(run).exists() for run in runs) else "not run"

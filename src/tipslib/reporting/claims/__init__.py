@@ -43,7 +43,8 @@ class Claim:
 
     `id` is kebab-case and unique; `where` names section, figure or table; `words` is the sentence in short; `quantity` says what
     `effect` measures, with its unit; `profiles` are those whose records can decide it; `test` turns the records of `experiment`
-    (one per seed, never empty) into a finding.
+    (one per seed, or per variant and seed, never empty) into a finding; `page` is the notebook that shows it (default: the one named
+    like the experiment).
     """
 
     id: str
@@ -54,6 +55,10 @@ class Claim:
     experiment: str
     profiles: tuple[str, ...]
     test: Callable[[Sequence[Record]], Finding]
+    page: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "page", self.page or self.experiment)
 
     def judge(self, records: Sequence[Record]) -> Finding:
         """The finding on `records`; `not run` without any, `undecided` from a profile that is too small to decide."""

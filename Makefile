@@ -1,0 +1,65 @@
+# Every target sets up .venv first, once: from requirements.lock, with nothing but Python >= 3.11 on the machine.
+# Works with GNU make 3.81, as macOS has it. Nothing outside this folder is written.
+PROFILE ?= smoke
+JOBS ?=
+NOTEBOOK ?=
+PYTHON ?=
+
+VENV := $(CURDIR)/.venv
+RUN := .venv/bin/python -m
+REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
+COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --all-extras
+
+.PHONY: help setup book test lab bench lock clean
+
+help:
+	@echo 'make book    executes the notebooks, builds the HTML book, prints the file to open'
+	@echo 'make test    everything that is checked: style, types, tests, notebooks, book, book in a browser'
+	@echo 'make lab     opens the notebooks in JupyterLab'
+	@echo 'make bench   speed against the obvious alternative'
+	@echo 'make lock    pins what pyproject.toml asks for in requirements.lock'
+	@echo 'make clean   removes everything that was built, except .venv'
+	@echo ''
+	@echo 'Each of them sets up .venv first (make setup does only that). To narrow or widen:'
+	@echo '  PROFILE=smoke, laptop, gpu or paper   how large the runs are (default: smoke)'
+	@echo '  NOTEBOOK=stability                    one notebook alone, without the book'
+	@echo '  JOBS=2                                how many runs at once (default: one a core)'
+	@echo '  PYTHON=/path/to/python3               which Python to set up with'
+
+book test bench: export XDG_CACHE_HOME := $(VENV)/cache
+book test bench: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
+book test bench: export IPYTHONDIR := $(VENV)/cache/ipython
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@PYTHON='$(PYTHON)' sh workflow/setup.sh
+
+book: setup
+	@$(REPRODUCE)
+
+# what fails soonest comes first
+test: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+ifeq ($(NOTEBOOK),)
+	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser'
+	$(REPRODUCE)
+	OMP_NUM_THREADS=1 TIPSLIB_BOOK=build/html/$(PROFILE) $(RUN) pytest -m browser
+else
+	$(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser' -k '$(NOTEBOOK)'
+endif
+
+lab: setup
+	@$(RUN) jupyterlab notebooks/$(if $(NOTEBOOK),$(NOTEBOOK).ipynb)
+
+bench: setup
+	@$(RUN) pytest benchmarks
+
+lock: setup
+	@$(RUN) uv $(COMPILE) pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf build .snakemake .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

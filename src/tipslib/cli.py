@@ -1,0 +1,250 @@
+"""What can be asked for from the shell? Exit status: 0 done, 1 a check or a run failed, 2 wrong input, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tipslib import __version__
+from tipslib.errors import CorruptFile, InvalidInput, MissingData, TipslibError, TracingError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EPILOG = """examples:
+  tipslib list
+  tipslib run stability --seed 3 -p "subnetworks=[2, 4, 8]"
+  tipslib reproduce tips-fig6 --profile laptop --jobs 4
+  tipslib verify --profile smoke --sample 3
+  tipslib analyze torchvision.models:resnet18 --input 1,3,224,224 --picture importance.svg
+
+exit status:
+  0 done, 1 a check or a run failed, 2 wrong input, 130 interrupted
+"""
+
+ANALYZE = """MODULE:FACTORY names a class, a function without arguments, or a network; a file in the current folder will do:
+
+  tipslib analyze torchvision.models:mobilenet_v2 --input 1,3,224,224
+  tipslib analyze mynet:Net --input 1,3,32,32 --json mynet.json --picture mynet.svg
+"""
+
+PICTURES = (".svg", ".png", ".pdf")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command `tipslib`; returns the exit status."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(format="tipslib: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    command: Callable[[argparse.Namespace], int] = chosen.command
+    try:
+        status = command(chosen)
+        sys.stdout.flush()
+    except TipslibError as error:
+        print(f"tipslib: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidInput | MissingData | TracingError) else 1
+    except KeyboardInterrupt:
+        print("tipslib: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tipslib",
+        description="Recompute the figures and tables of two papers on adaptive networks, or analyse a network of your own.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tipslib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], about: str, **more: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False, **more)
+        sub.set_defaults(command=function)
+        return sub
+
+    def sized(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--profile", default="smoke", metavar="NAME", help="smoke, laptop, gpu or paper (default: smoke)")
+
+    sized(command("list", _list, "show every artefact of the papers, its state, and the verdicts on its claims"))
+
+    run = command("run", _run, "make one run and show its record; a record that is there is not computed again")
+    run.add_argument("experiment", metavar="EXPERIMENT", help="such as stability; a wrong name lists those there are")
+    sized(run)
+    run.add_argument("--seed", type=int, metavar="N", help="default: the profile's first")
+    run.add_argument(
+        "-p", dest="parameters", metavar="KEY=VALUE", action="append", default=[], help="a parameter, its value as JSON; repeatable"
+    )
+    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    reproduce = command("reproduce", _reproduce, "make what is missing of artefacts, or of everything and the book")
+    reproduce.add_argument(
+        "artefacts", metavar="ARTEFACT", nargs="*", help="such as tips-fig6, or a notebook such as stability; default: all"
+    )
+    sized(reproduce)
+    reproduce.add_argument("--jobs", type=int, metavar="N", help="how many runs at once; the cores are divided (default: one a core)")
+
+    verify = command("verify", _verify, "check that stored records are whole, recompute a random sample of them and compare")
+    sized(verify)
+    verify.add_argument("--sample", type=int, default=5, metavar="N", help="how many to recompute (default: 5)")
+    verify.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+
+    analyse = command(
+        "analyze",
+        _analyze,
+        "say which operations of a network matter",
+        epilog=ANALYZE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    analyse.add_argument("network", metavar="MODULE:FACTORY", help="such as torchvision.models:resnet18")
+    analyse.add_argument("--input", required=True, metavar="N,C,H,W", help="shape of an input, batch dimension first")
+    analyse.add_argument("--subnetworks", type=int, default=8, metavar="T", help="how many are drawn (default: 8)")
+    analyse.add_argument("--coupling", type=float, default=1.0, metavar="LAMBDA", help="from 0 to 1 (default: 1)")
+    analyse.add_argument("--restart", type=float, default=1e-5, metavar="KAPPA", help="from 0 to below 1 (default: 1e-5)")
+    analyse.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+    analyse.add_argument(
+        "--leaf", dest="leaves", action="append", default=[], metavar="NAME", help="a submodule to count as one operation; repeatable"
+    )
+    analyse.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    analyse.add_argument("--picture", type=Path, metavar="FILE", help=f"also draw it ({', '.join(PICTURES)})")
+    return parser
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from tipslib.experiments import EXPERIMENTS
+    from tipslib.profiles import get_profile
+    from tipslib.reporting.artefacts import ARTEFACTS, state
+    from tipslib.reporting.book import findings
+    from tipslib.reporting.claims import claims_of
+
+    profile = get_profile(chosen.profile)
+    found = findings(profile)
+    print(f"artefacts at profile {profile.name} ({profile.summary})")
+    for artefact in ARTEFACTS.values():
+        notebook = f" [{artefact.notebook}]" if artefact.notebook else ""
+        print(f"  {artefact.id:20} {state(artefact, profile):11} {artefact.title}{notebook}")
+    for experiment, about in EXPERIMENTS.items():
+        print(f"\nclaims decided by the experiment {experiment}: {about}")
+        for claim in claims_of(experiment):
+            print(f"  {found[claim.id].verdict.value:14} {claim.id}: {claim.words} [{claim.where}]")
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from tipslib.experiments import compute, get_experiment
+    from tipslib.parameters import parse, parse_text
+    from tipslib.profiles import get_profile
+
+    given = [parse_text(text) for text in chosen.parameters]
+    overrides = dict(given)
+    require(len(given) == len(overrides), "a parameter is given twice; each may be given once")
+    parse(get_experiment(chosen.experiment).Parameters, overrides)
+    seeds = get_profile(chosen.profile).seeds[:1] if chosen.seed is None else [chosen.seed]
+    (record,) = compute(chosen.experiment, profile=chosen.profile, seeds=seeds, **overrides)
+    if not chosen.quiet:
+        print(record.path)
+        for name, value in record.values.items():
+            print(f"  {name}: {_short(value)}")
+        for name, array in record.arrays.items():
+            print(f"  {name}: array {array.shape} {array.dtype}")
+    return 0
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 or not isinstance(value, dict | list) else f"{len(value)} entries"
+
+
+def _reproduce(chosen: argparse.Namespace) -> int:
+    from tipslib.batch import notebooks, reproduce
+    from tipslib.reporting.artefacts import ARTEFACTS
+
+    names: list[str] = []
+    for name in chosen.artefacts:
+        if name not in ARTEFACTS and name not in notebooks():
+            raise InvalidInput(f"no artefact or notebook {name!r}; there are {', '.join([*ARTEFACTS, *notebooks()])}")
+        notebook = ARTEFACTS[name].notebook if name in ARTEFACTS else name
+        if notebook is None:
+            there = ", ".join(a.id for a in ARTEFACTS.values() if a.notebook)
+            raise InvalidInput(f"{name} has no notebook yet, so it cannot be reproduced; these have: {there}")
+        if notebook not in names:
+            names.append(notebook)
+    for path in reproduce(names, profile=chosen.profile, jobs=chosen.jobs):
+        print(f"open {path}")
+    return 0
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    import numpy as np
+
+    from tipslib.profiles import get_profile
+    from tipslib.progress import track
+    from tipslib.records import Store, read
+    from tipslib.verification import differences, is_current
+
+    profile = get_profile(chosen.profile)
+    require(chosen.sample >= 1, f"--sample {chosen.sample}; at least 1 is wanted")
+    require(chosen.seed >= 0, f"--seed {chosen.seed}; a whole number from 0 is wanted")
+    paths = Store(profile).paths()
+    if not paths:
+        print(f"nothing stored at profile {profile.name}: no record to check")
+        return 0
+    records, corrupt, different = [], 0, 0
+    for path in paths:
+        try:
+            records.append(read(path))
+        except CorruptFile as error:
+            corrupt += 1
+            print(f"corrupt  {error}")
+    current = [record for record in records if is_current(record, profile)]
+    drawn = np.random.default_rng(chosen.seed).permutation(len(current))[: chosen.sample]
+    for i in track(drawn, "verify"):
+        found = differences(current[i], profile)
+        different += bool(found)
+        print("\n         ".join([f"{'differs' if found else 'agrees':8} {current[i].path}", *found]), flush=True)
+    older = len(records) - len(current)
+    print(
+        f"profile {profile.name}: {len(paths)} records, {corrupt} corrupt, {older} of other versions of the code (not recomputed); "
+        f"{len(drawn)} recomputed, {different} different"
+    )
+    return 1 if corrupt or different else 0
+
+
+def _analyze(chosen: argparse.Namespace) -> int:
+    if chosen.picture and chosen.picture.suffix.lower() not in PICTURES:
+        raise InvalidInput(f"--picture {chosen.picture}; the name must end in {', '.join(PICTURES)}")
+
+    from tipslib.analysis import analyze
+    from tipslib.factory import network_of, shape_of
+    from tipslib.records import write_atomically
+
+    shape = shape_of(chosen.input)
+    asked = {name: getattr(chosen, name) for name in ("subnetworks", "coupling", "restart", "seed", "leaves")}
+    result = analyze(network_of(chosen.network), shape, **asked)
+    print(result.table())
+    if chosen.json:
+        write_atomically(chosen.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
+    if chosen.picture:
+        write_atomically(chosen.picture, _image(result.draw(), chosen.picture.suffix.lower()))
+    return 0
+
+
+def _image(figure: Figure, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix.removeprefix("."), bbox_inches="tight")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Do exits move what the layers represent? CKA of plain and branched networks, layer by layer (progressive intelligence, Fig. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tipslib.branched.layers import probed_layers, recording
+from tipslib.branched.networks import BranchedNetwork
+from tipslib.branched.similarity import LayerSimilarity
+from tipslib.errors import require
+from tipslib.experiments.branches import Branched, evaluation, train
+from tipslib.profiles import Profile
+from tipslib.records import Outcome
+
+VERSION = 1
+TOLERANCE = 1e-5
+
+PLAIN = (0.0, 0.0, 0.0, 1.0)
+SECOND = 1000
+"""Added to the seed of the second plain network."""
+
+
+@dataclass(frozen=True)
+class Parameters(Branched):
+    """Training; the branched network has the weights .2, .2, .2, .4. `samples` are those of one Gram matrix, as in the released code."""
+
+    samples: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.samples >= 4, f"samples = {self.samples}; debiased similarity needs at least 4")
+
+
+def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
+    """Train two plain networks and a branched one; CKA of all pairs of layers on the test set, in evaluation mode."""
+    plain = replace(parameters, weights=PLAIN)
+    one, _, data = train(plain, seed=seed, profile=profile)
+    two, _, _ = train(plain, seed=seed + SECOND, profile=profile)
+    branched, _, _ = train(parameters, seed=seed, profile=profile)
+    batches, held_out = evaluation(replace(parameters, batch_size=parameters.samples), profile, one)
+    layers = probed_layers(one)
+    arrays = {}
+    for name, other in (("plain", two), ("branched", branched)):
+        for kind, debiased in (("biased", False), ("debiased", True)):
+            arrays[f"{name} {kind}"] = compare(one, other, layers, batches, debiased=debiased)
+    values = {"layers": layers, "batch": parameters.samples, "samples": len(held_out.labels)}
+    return Outcome(values, arrays, {f"{parameters.data} train": data.checksum, f"{parameters.data} test": held_out.checksum})
+
+
+@torch.no_grad()
+def compare(
+    one: BranchedNetwork, other: BranchedNetwork, layers: list[str], batches: list[tuple[Tensor, Tensor]], *, debiased: bool
+) -> np.ndarray:
+    """(L, L) CKA: rows are the layers of `one`, columns those of `other`; a last batch that is too small is left out."""
+    similarity = LayerSimilarity(debiased=debiased)
+    with recording(one, layers) as x, recording(other, layers) as y:
+        for images, _ in batches:
+            if len(images) < 4:
+                continue
+            one(images)
+            other(images)
+            similarity.update([x[name] for name in layers], [y[name] for name in layers])
+    return np.asarray(similarity.compute().numpy())

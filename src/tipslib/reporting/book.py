@@ -1,0 +1,226 @@
+"""How do prose, executed notebooks and records become the book? Everything is put into one folder, and Jupyter Book binds it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+import tipslib
+from tipslib import project
+from tipslib.errors import MissingData, TipslibError
+from tipslib.experiments import EXPERIMENTS, plan_all
+from tipslib.locks import alone
+from tipslib.profiles import PROFILES, Profile, get_profile
+from tipslib.records import Record, Store
+from tipslib.reporting.artefacts import ARTEFACTS, state
+from tipslib.reporting.claims import Claim, Finding, Verdict, claims
+from tipslib.reporting.display import findings_list, table
+from tipslib.reporting.printed import as_printed
+from tipslib.reporting.published import tables
+
+_STAMP = "fingerprint.txt"
+
+
+class BookFailed(TipslibError):
+    """Jupyter Book warned or failed; the message holds what it said."""
+
+
+def build_book(profile: str, output: Path) -> Path:
+    """Assemble the book of a profile and bind it as HTML; when nothing has changed, the pages that are there stay.
+
+    Parameters
+    ----------
+    profile
+        Its executed notebooks are wanted in `build/notebooks/<profile>`.
+    output
+        Folder of the finished pages; replaced as a whole, and only by a whole book.
+
+    Returns
+    -------
+    Path
+        The page to open.
+
+    Raises
+    ------
+    InvalidInput, MissingData
+        No such profile; a notebook of the table of contents has not been executed.
+    BookFailed
+        Jupyter Book gave a warning or an error; `output` is left as it was.
+    """
+    index = output / "index.html"
+    with alone(project.root() / "build" / "book" / f".{get_profile(profile).name}.lock", "another process that binds the book"):
+        source = assemble(profile)
+        stamp = _fingerprint(source)
+        if index.exists() and (output / _STAMP).exists() and (output / _STAMP).read_text() == stamp:
+            return index
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".book-") as folder:
+            _jupyter_book(source, Path(folder))
+            pages = Path(folder) / "_build" / "html"
+            (pages / _STAMP).write_text(stamp)
+            if output.exists():
+                output.rename(Path(folder) / "before")
+            pages.rename(output)
+    return index
+
+
+def assemble(profile: str) -> Path:
+    """Put the book's sources together in `build/book/<profile>`, and return that folder."""
+    size, root = get_profile(profile), project.root()
+    folder = root / "build" / "book" / size.name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(root / "book", folder, ignore=shutil.ignore_patterns("_build", "__pycache__", ".*"))
+    shutil.copytree(root / "data" / "published", folder / "published")
+    executed = root / "build" / "notebooks" / size.name
+    (folder / "notebooks").mkdir()
+    (folder / "extra" / "downloads").mkdir(parents=True)
+    for name in re.findall(r"file: notebooks/([\w-]+)", (folder / "_toc.yml").read_text()):
+        if not (executed / f"{name}.ipynb").exists():
+            raise MissingData(f"{executed / name}.ipynb: this notebook has not been executed; `make book PROFILE={size.name}` does all")
+        shutil.copyfile(executed / f"{name}.ipynb", folder / "notebooks" / f"{name}.ipynb")
+        shutil.copyfile(root / "notebooks" / f"{name}.ipynb", folder / "extra" / "downloads" / f"{name}.ipynb")
+    for path, text in (*_generated(size), *_api()):
+        target = folder / path
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    for page in folder.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("{{ profile }}", size.name).replace("{{ profile_summary }}", size.summary), encoding="utf-8")
+    return folder
+
+
+def records_of(experiment: str, profile: Profile) -> list[Record]:
+    """The records there are of an experiment, all its variants, with the profile's own parameters; nothing is computed."""
+    found = [Store(profile).find(run) for run in plan_all(experiment, profile)]
+    return [record for record in found if record is not None]
+
+
+def findings(profile: Profile) -> dict[str, Finding]:
+    """What each claim's test says on the records of the profile, by the claim's id."""
+    records = {experiment: records_of(experiment, profile) for experiment in EXPERIMENTS}
+    return {name: claim.judge(records[claim.experiment]) for name, claim in claims().items()}
+
+
+def _generated(profile: Profile) -> Iterator[tuple[str, str]]:
+    for paper in ("tips", "progressive"):
+        yield f"generated/artefacts-{paper}.md", _artefacts(paper, profile)
+    found = findings(profile)
+    yield "generated/claims.md", _claims(found, profile)
+    yield "generated/verdict-counts.md", _verdict_counts(found)
+    yield "generated/profiles.md", _profiles()
+    yield "generated/settings.md", _settings(profile)
+    for name in tables():
+        yield f"generated/printed-{name}.md", _printed(name)
+
+
+def _printed(name: str) -> str:
+    frames = as_printed(name).items()
+    shown = [
+        table(frame, name=f"printed-{name}-{i}", caption=caption, formats=dict.fromkeys(frame.columns, str), data=False).html
+        for i, (caption, frame) in enumerate(frames, start=1)
+    ]
+    return "\n\n".join(shown)
+
+
+def _artefacts(paper: str, profile: Profile) -> str:
+    rows = []
+    for artefact in ARTEFACTS.values():
+        if artefact.paper == paper:
+            done = state(artefact, profile) == "reproduced"
+            printed = ", [as printed](published.html)" if artefact.id in tables() else ""
+            label = artefact.label if artefact.notebook is None else f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
+            said = "**✔ reproduced**" if done else f"○ not run{printed}"
+            rows.append({"Artefact": label, "State": said, "What it shows": artefact.title})
+    return table(pd.DataFrame(rows), name=f"artefacts-{paper}", caption="Figures and tables of the paper", data=False).html
+
+
+def _verdict_counts(found: dict[str, Finding]) -> str:
+    rows = []
+    for page, tested in _by_page(found).items():
+        counts = {verdict.value: [finding.verdict for _, finding in tested].count(verdict) for verdict in Verdict}
+        rows.append({"Page": f"[{page}](notebooks/{page}.html)", "Claims": len(tested)} | counts)
+    return table(pd.DataFrame(rows), name="verdict-counts", caption="How many claims of each page hold", data=False).html
+
+
+def _claims(found: dict[str, Finding], profile: Profile) -> str:
+    parts = []
+    for page, tested in _by_page(found).items():
+        shown = findings_list(tested, profile.name, page=f"notebooks/{page}.html")
+        parts.append(f"## [](notebooks/{page}.ipynb)\n\n{shown.html}\n")
+    return "\n".join(parts)
+
+
+def _by_page(found: dict[str, Finding]) -> dict[str, list[tuple[Claim, Finding]]]:
+    """Claims with their findings, by the notebook that shows them."""
+    grouped: dict[str, list[tuple[Claim, Finding]]] = {}
+    for name, claim in claims().items():
+        grouped.setdefault(claim.page, []).append((claim, found[name]))
+    return grouped
+
+
+def _profiles() -> str:
+    rows = []
+    for profile in PROFILES.values():
+        data = ", ".join(name if count is None else f"{name} ({count:,} images)" for name, count in profile.datasets.items())
+        rows.append({"Profile": profile.name, "What it is": profile.summary, "Data": data, "Seeds": len(profile.seeds)})
+    return table(pd.DataFrame(rows), name="profiles", caption="The profiles").html
+
+
+def _settings(profile: Profile) -> str:
+    rows = [
+        {"Experiment": experiment, "Parameter": name, "Value": str(value)}
+        for experiment, values in profile.settings.items()
+        for name, value in values.items()
+    ]
+    if not rows:
+        return "None: every experiment runs with the paper's own parameters."
+    return table(pd.DataFrame(rows), name="settings", caption=f"Settings of the profile {profile.name}").html
+
+
+def _api() -> Iterator[tuple[str, str]]:
+    """One page per package of the library, and one for the modules that stand by themselves."""
+    alone = []
+    for module in pkgutil.iter_modules(tipslib.__path__, "tipslib."):
+        if not module.ispkg:
+            alone.append(module.name)
+            continue
+        package = importlib.import_module(module.name)
+        inside = [] if hasattr(package, "__all__") else sorted(m.name for m in pkgutil.walk_packages(package.__path__, f"{module.name}."))
+        yield f"api/{module.name.rpartition('.')[2]}.md", _api_page(module.name, [module.name, *inside])
+    yield "api/foundations.md", _api_page("Foundations", ["tipslib", *alone])
+
+
+def _api_page(title: str, modules: list[str]) -> str:
+    parts = [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n" for name in modules]
+    return f"# {title}\n\n" + "\n".join(parts)
+
+
+def _jupyter_book(source: Path, folder: Path) -> None:
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*start, "build", str(source), "--path-output", str(folder), "-W", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": "0"})
+    if done.returncode:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).splitlines()
+        said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-30:]
+        raise BookFailed("\n".join([f"Jupyter Book could not bind {source}:", *said]))
+
+
+def _fingerprint(source: Path) -> str:
+    package = Path(tipslib.__file__).parent
+    digest = hashlib.sha256(f"{version('jupyter-book')} {version('sphinx-book-theme')} {version('vl-convert-python')}".encode())
+    for folder in (source, package):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,222 @@
+"""How does a notebook become a page: executed at a profile, then cleaned so that equal results give equal bytes?"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from tipslib import project
+from tipslib.errors import InvalidInput, TipslibError
+from tipslib.profiles import get_profile
+from tipslib.progress import watched
+from tipslib.records import write_atomically
+from tipslib.reporting.book import build_book
+from tipslib.reporting.display import VEGA_LITE
+
+log = logging.getLogger(__name__)
+
+_SHOWN_AS_THEY_ARE = {"remove-cell", "remove-input", "hide-input", "hide-cell", "show-input"}
+
+
+class NotebookFailed(TipslibError):
+    """A cell of a notebook raised; the message names notebook, cell and exception, and where the failed run lies."""
+
+
+def notebooks() -> list[str]:
+    """The names of the notebooks there are."""
+    return sorted(path.stem for path in (project.root() / "notebooks").glob("*.ipynb"))
+
+
+def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any] | None = None) -> Path:
+    """Run `notebooks/<name>.ipynb` at a profile through papermill, and write the page it makes to `output`.
+
+    Parameters
+    ----------
+    name, profile
+        Which notebook, how large.
+    output
+        The published notebook; written aside and renamed. A failed run is kept beside it as `<stem>.failed.ipynb`.
+    parameters
+        Other variables of the notebook's parameters cell.
+
+    Raises
+    ------
+    InvalidInput
+        No such notebook, profile or parameter; nothing was run.
+    NotebookFailed
+        A cell raised, or the kernel died.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    source = project.root() / "notebooks" / f"{name}.ipynb"
+    if name not in notebooks():
+        raise InvalidInput(f"no notebook {name!r}; there are {', '.join(notebooks())}")
+    given = {"profile": get_profile(profile).name, **(parameters or {})}
+    allowed = parameters_of(nbformat.read(source, as_version=4))
+    for key in given:
+        if key not in allowed:
+            raise InvalidInput(f"notebook {name} has no parameter {key!r}; there are {', '.join(allowed)}")
+    failed = output.with_suffix(".failed.ipynb")
+    with tempfile.TemporaryDirectory() as folder, _this_python(Path(folder)):
+        raw = Path(folder) / f"{name}.ipynb"
+        try:
+            papermill.execute_notebook(
+                source, raw, given, kernel_name="python3", language="python", cwd=source.parent, progress_bar=watched()
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            kept = ""
+            if raw.exists():
+                output.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(raw, failed)
+                kept = f". The run up to there: {failed}"
+            raise NotebookFailed(f"notebook {name} at profile {profile}: {_reason(error)}{kept}") from error
+        page = published(nbformat.read(raw, as_version=4), name)
+    write_atomically(output, nbformat.writes(page).encode())
+    failed.unlink(missing_ok=True)
+    return output
+
+
+def published(notebook: Any, name: str) -> Any:
+    """What of an executed notebook goes into the book.
+
+    Papermill's own cell and all metadata of the run (times, paths) are dropped; cells are numbered; code is folded and the
+    parameters hidden; charts become HTML that works without a kernel; what cells wrote to stderr is logged instead.
+    """
+    cells: list[Any] = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", []))
+        if "injected-parameters" in tags:
+            continue
+        if cell.cell_type == "code":
+            if "parameters" in tags:
+                tags.add("remove-cell")
+            elif not tags & _SHOWN_AS_THEY_ARE:
+                tags.add("hide-input")
+            cell.outputs = list(_outputs(cell.outputs, f"notebook {name}, cell {len(cells)}"))
+            cell.execution_count = None
+        cell.id = f"cell-{len(cells)}"
+        kept = {"mystnb": cell.metadata["mystnb"]} if "mystnb" in cell.metadata else {}
+        cell.metadata = nbformat.from_dict(kept | ({"tags": sorted(tags)} if tags else {}))
+        cells.append(cell)
+    notebook.cells = cells
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    return notebook
+
+
+def parameters_of(notebook: Any) -> list[str]:
+    """The names that the cell tagged `parameters` assigns."""
+    cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    assigned = [node for cell in cells for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+    return list(dict.fromkeys(node.id for node in assigned if isinstance(node.ctx, ast.Store)))
+
+
+def chart_html(spec: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """A Vega-Lite specification as HTML: the book's script draws it, as wide as there is room."""
+    from altair import SCHEMA_URL
+
+    spec = {**spec, "$schema": SCHEMA_URL}
+    width = spec.get("width", 560)
+    box = "overflow-x:auto"
+    if ("mark" in spec or "layer" in spec) and isinstance(width, int | float):
+        spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+        box = f"width:100%;max-width:{width + 100:.0f}px"
+    body = json.dumps(spec, sort_keys=True, ensure_ascii=False).replace("</", "<\\/")
+    return (
+        f'<figure id="{about["name"]}" class="tips-figure" style="margin:1.5em 0">'
+        f'<div class="vega-chart" role="group" aria-label="{escape(about["alt"])}" style="{box}"></div>'
+        f'<script type="application/json">{body}</script>{about["caption"]}</figure>'
+    )
+
+
+def _outputs(outputs: list[Any], where: str) -> Iterator[Any]:
+    for output in outputs:
+        about = output.get("metadata", {}).get("tipslib")
+        if about == "caption":
+            continue
+        if output.output_type == "stream" and output.name == "stderr":
+            log.warning("%s wrote to stderr: %s", where, output.text.strip())
+            continue
+        if "data" in output:
+            data = dict(output.data)
+            if VEGA_LITE in data and about:
+                data = {"text/html": chart_html(data[VEGA_LITE], about), "text/plain": data["text/plain"]}
+            if "text/html" in data:
+                data["text/html"] = _book_links(data["text/html"])
+            yield nbformat.v4.new_output("display_data", data)
+        else:
+            yield output
+
+
+def _book_links(html: str) -> str:
+    html = re.sub(r'(class="tips-notebook" href=")([\w-]+\.ipynb)', r"\1../downloads/\2", html)
+    return re.sub(r'(class="tips-source" href=")\.\./src/([\w/-]+)\.py', r"\1../_modules/\2.html", html)
+
+
+def _reason(error: Exception) -> str:
+    if not hasattr(error, "ename"):
+        return f"the kernel died ({error})"
+    cell = getattr(error, "cell_index", "?")
+    line = next((line for line in str(getattr(error, "source", "")).splitlines() if line.strip()), "")
+    return f"cell {cell} ({line!r}) raised {error.ename}: {getattr(error, 'evalue', '')}"
+
+
+@contextmanager
+def _this_python(folder: Path) -> Iterator[None]:
+    """Make `python3` mean the Python that runs now, with no progress bars, whatever other kernels the user has installed."""
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+    env = {"TIPSLIB_PROGRESS": "0", "PYTHONHASHSEED": "0"}
+    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(folder / "jupyter"), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JUPYTER_PATH"]
+        else:
+            os.environ["JUPYTER_PATH"] = before
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m tipslib.reporting.publish assemble --profile smoke --output build/html/smoke`."""
+    parser = argparse.ArgumentParser(prog="python -m tipslib.reporting.publish", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    book = commands.add_parser("assemble", help="bind the executed notebooks and the prose into the HTML book")
+    page = commands.add_parser("execute", help="run one notebook and write its page")
+    page.add_argument("name")
+    for command in (book, page):
+        command.add_argument("--profile", default="smoke")
+        command.add_argument("--output", type=Path, required=True)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "assemble":
+            print(build_book(chosen.profile, chosen.output))
+        else:
+            print(execute(chosen.name, chosen.profile, chosen.output))
+    except TipslibError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

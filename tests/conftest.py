@@ -1,0 +1,157 @@
+"""A toy experiment for the tests of everything that handles experiments: quick, and told by files when to go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tipslib import experiments, project
+
+TOY = '''
+"""An experiment that says when it starts, and ends when it is allowed to."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tipslib.errors import require
+from tipslib.records import Outcome
+
+VERSION = 1
+TOLERANCE = 1e-9
+VARIANTS = ({}, {"number": 2}, {"number": 3})
+
+
+@dataclass(frozen=True)
+class Parameters:
+    number: int = 1
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.number >= 0, f"number = {self.number}; 0 or more is wanted")
+
+
+def run(parameters, *, seed, profile):
+    if folder := os.environ.get("TOY_FOLDER"):
+        (Path(folder) / f"started-{parameters.number}-{os.getpid()}").touch()
+        deadline = time.monotonic() + 120
+        while not (Path(folder) / f"go-{parameters.number}").exists():
+            require(time.monotonic() < deadline, "nobody let the toy go on")
+            time.sleep(0.02)
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    draws = np.random.default_rng(seed).random(4) * parameters.share
+    values = {"number": parameters.number, "mean": float(draws.mean()), "timing": {"threads": threads, "at": time.time()}}
+    return Outcome(values, {"draws": draws, "counts": np.arange(parameters.number)}, {"toys": "0" * 64})
+'''
+
+# every Python that starts with this on its path knows the toy, and takes no time over provenance
+CUSTOMIZE = """
+import os
+import sys
+
+if "TOY_HOME" in os.environ:
+    from tipslib import experiments
+
+    experiments.EXPERIMENTS["toy"] = "an experiment for tests"
+    experiments.__path__.append(os.environ["TOY_HOME"])
+    experiments._provenance = lambda seconds: {"seconds": seconds}
+
+    from tipslib.reporting import artefacts
+
+    made = artefacts.Artefact("toy-fig1", "tips", "Figure T", "A toy", "page", ("toy",))
+    artefacts.ARTEFACTS = {"toy-fig1": made, "toy-fig2": artefacts.Artefact("toy-fig2", "tips", "Figure U", "No toy")}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The toy experiment, known in this process, with the project's folder at `tmp_path`; its file is `tmp_path/code/toy.py`."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "toy.py").write_text(TOY)
+    monkeypatch.setenv("TIPSLIB_HOME", str(tmp_path))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "toy", "an experiment for tests")  # type: ignore[misc]
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "code")])
+    monkeypatch.setattr(experiments, "_provenance", lambda seconds: {"seconds": seconds})
+    experiments._source_digest.cache_clear()
+    yield experiments.get_experiment("toy")  # type: ignore[misc]
+    sys.modules.pop("tipslib.experiments.toy")
+    experiments._source_digest.cache_clear()
+    if hasattr(experiments, "toy"):
+        del experiments.toy
+
+
+class Shell:
+    """The command `tipslib` in processes of its own, in a project folder of its own, where the toy is the only experiment with a page."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.signs = home, home / "signs"
+        for folder in ("code", "signs", "notebooks"):
+            (home / folder).mkdir()
+        (home / "code" / "toy.py").write_text(TOY)
+        (home / "code" / "sitecustomize.py").write_text(CUSTOMIZE)
+        shutil.copytree(project.root() / "workflow", home / "workflow")
+        self.environment = os.environ | {
+            "PYTHONPATH": str(home / "code"),
+            "TIPSLIB_HOME": str(home),
+            "TOY_HOME": str(home / "code"),
+            "TOY_FOLDER": str(self.signs),
+        }
+
+    def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tipslib.cli", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": self.environment, "cwd": self.home}
+        return subprocess.Popen(command, start_new_session=True, **(pipes | options))  # type: ignore[call-overload, no-any-return]
+
+    def run(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **options)
+        out, err = process.communicate(timeout=180)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def let_go(self, *numbers: int) -> None:
+        """Allow the runs of these numbers to end."""
+        for number in numbers:
+            (self.signs / f"go-{number}").touch()
+
+    def started(self, number: int) -> int:
+        """How many times the run of this number was begun."""
+        return len(list(self.signs.glob(f"started-{number}-*")))
+
+    def records(self) -> dict[int, Path]:
+        """The stored records, by the toy's number."""
+        from tipslib.records import read
+
+        found = [read(path) for path in (self.home / "build" / "records" / "smoke" / "toy").glob("*.json")]
+        return {record.run.parameters["number"]: record.path for record in found}
+
+    def files(self) -> list[Path]:
+        """Everything in the folder of records, temporary files included."""
+        return sorted(path for path in (self.home / "build" / "records").rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait until something is true, and fail if that takes more than a minute."""
+
+    def wait(true: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < deadline, "waited for a minute in vain"
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,34 @@
+"""What does the book gather from records and claims? All variants, each claim under the notebook that shows it."""
+
+from types import ModuleType
+
+from tipslib import experiments
+from tipslib.profiles import get_profile
+from tipslib.reporting import book
+from tipslib.reporting.claims import Claim, Finding, Verdict
+
+
+def test_records_of_all_variants_are_found(toy: ModuleType) -> None:
+    smoke = get_profile("smoke")
+    assert book.records_of("toy", smoke) == []
+    experiments.compute("toy", profile=smoke, number=2)
+    assert [r.values["number"] for r in book.records_of("toy", smoke)] == [2]
+    for overrides in toy.VARIANTS:
+        experiments.compute("toy", profile=smoke, **overrides)
+    assert [r.values["number"] for r in book.records_of("toy", smoke)] == [1, 2, 3]
+
+
+def test_claims_stand_under_their_page(monkeypatch) -> None:
+    def claim(id_: str, page: str) -> Claim:
+        return Claim(id_, "progressive", "Sec. 1", "One is two", "x", "weights", ("smoke",), lambda records: found, page)
+
+    found = Finding(Verdict.HOLDS, 1.0, None, 1, "yes")
+    known = {c.id: c for c in (claim("a", "layers"), claim("b", ""), claim("c", "layers"))}
+    monkeypatch.setattr(book, "claims", lambda: known)
+    text = book._claims(dict.fromkeys(known, found), get_profile("smoke"))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## [](notebooks/layers.ipynb)",
+        "## [](notebooks/weights.ipynb)",
+    ]
+    assert 'href="notebooks/layers.html#c"' in text
+    assert 'href="notebooks/weights.html#b"' in text

@@ -1,0 +1,30 @@
+"""README's table of artefacts is what the registry says."""
+
+from tipslib import project
+from tipslib.reporting.artefacts import ARTEFACTS
+
+PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
+
+
+def row(artefact):
+    where = f"[`{artefact.notebook}`](notebooks/{artefact.notebook}.ipynb)" if artefact.notebook else ""
+    state = "recomputed at `smoke` by `make book`" if artefact.notebook else "not run"
+    return f"| {PAPERS[artefact.paper]}, {artefact.label} | {artefact.title} | {where} | {state} |"
+
+
+def test_every_artefact_stands_in_the_readme_with_its_notebook_and_state():
+    expected = [row(a) for a in ARTEFACTS.values()]
+    lines = (project.root() / "README.md").read_text().splitlines()
+    found = [line for line in lines if line.startswith(tuple(f"| {paper}, " for paper in PAPERS.values()))]
+    assert found == expected, "the table in README.md should read\n" + "\n".join(expected)
+    for artefact in ARTEFACTS.values():
+        if artefact.notebook:
+            assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
+
+
+def test_the_readme_names_only_files_that_exist():
+    text = (project.root() / "README.md").read_text()
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    local = [link for link in links if not link.startswith(("http", "#"))]
+    assert local
+    assert [link for link in local if not (project.root() / link).exists()] == []
