@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tipslib import batch
 from tipslib.experiments import EXPERIMENTS
+from tipslib.records import read
 from tipslib.reporting.artefacts import ARTEFACTS
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ def page(shell: Shell) -> Path:
     return shell.home / "build" / "notebooks" / "smoke" / "page.ipynb"
 
 
+def threads(record: Path) -> int:
+    """How many a run was given."""
+    return int(read(record).values["timing"]["threads"])
+
+
 def identity(path: Path) -> tuple[int, int]:
     return path.stat().st_ino, path.stat().st_mtime_ns
-
-
-def stop_orphans(process: int) -> None:
-    """End what a killed batch left running, which is all in the process group of the batch."""
-    os.killpg(process, signal.SIGKILL)
 
 
 def test_every_notebook_of_an_artefact_is_there_with_its_runs() -> None:
@@ -100,6 +101,7 @@ def test_a_batch_that_was_killed_goes_on_without_repeating_what_was_finished(pag
     until(lambda: pages.records() and sum(map(pages.started, (1, 2, 3))) == 2)
     finished = pages.records()[running]
     before = identity(finished)
+    assert threads(finished) == CORES, "one job has all cores"
     if everything:
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -117,7 +119,7 @@ def test_a_batch_that_was_killed_goes_on_without_repeating_what_was_finished(pag
     assert [path for path in pages.files() if path.name.startswith(".")] == []
 
 
-def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(pages: Shell, until: Until) -> None:
+def test_ctrl_c_stops_a_batch_and_leaves_nothing_half_written(pages: Shell, until: Until) -> None:
     process = pages.start("reproduce", "page", "--jobs", "2")
     until(lambda: sum(map(pages.started, (1, 2, 3))) == 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -125,37 +127,11 @@ def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(pages: Shell, until: 
     assert process.returncode == 130
     assert err.endswith("tipslib: interrupted; what was finished is kept\n")
     assert pages.records() == {}
-    pages.let_go(1, 2, 3)
-    assert pages.run("reproduce", "page").returncode == 0
-    assert sorted(pages.records()) == [1, 2, 3]
+    assert not (pages.home / "build" / "records").exists() or pages.files() == []
+    assert not page(pages).exists()
 
 
-def test_two_jobs_run_at_once_with_the_cores_divided(pages: Shell, until: Until) -> None:
-    process = pages.start("reproduce", "page", "--jobs", "2")
-    until(lambda: sum(map(pages.started, (1, 2, 3))) == 2)
-    pages.let_go(1, 2, 3)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    from tipslib.records import read
-
-    threads = {read(path).values["timing"]["threads"] for path in pages.records().values()}
-    assert threads == {max(1, CORES // 2)}
-
-
-def test_one_job_has_all_cores_and_the_machine_to_itself(pages: Shell, until: Until) -> None:
-    process = pages.start("reproduce", "page", "--jobs", "1")
-    until(lambda: sum(map(pages.started, (1, 2, 3))))
-    (running,) = (number for number in (1, 2, 3) if pages.started(number))
-    pages.let_go(running)
-    until(lambda: sum(map(pages.started, (1, 2, 3))) == 2)
-    from tipslib.records import read
-
-    assert read(pages.records()[running]).values["timing"]["threads"] == CORES
-    stop_orphans(process.pid)
-    process.communicate(timeout=60)
-
-
-def test_a_second_batch_waits_for_the_first(pages: Shell, until: Until) -> None:
+def test_two_jobs_run_at_once_with_the_cores_divided_and_a_second_batch_waits(pages: Shell, until: Until) -> None:
     first = pages.start("reproduce", "page", "--jobs", "2")
     until(lambda: sum(map(pages.started, (1, 2, 3))) == 2)
     second = pages.start("reproduce", "page", "--jobs", "2")
@@ -166,6 +142,7 @@ def test_a_second_batch_waits_for_the_first(pages: Shell, until: Until) -> None:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert [pages.started(number) for number in (1, 2, 3)] == [1, 1, 1]
+    assert {threads(path) for path in pages.records().values()} == {max(1, CORES // 2)}
 
 
 def test_a_run_that_fails_is_named_and_the_finished_ones_are_kept(pages: Shell) -> None:

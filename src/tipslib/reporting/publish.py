@@ -182,7 +182,7 @@ def _this_python(folder: Path) -> Iterator[None]:
     """Make `python3` mean the Python that runs now, with no progress bars, whatever other kernels the user has installed."""
     kernel = folder / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+    argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
     env = {"TIPSLIB_PROGRESS": "0", "PYTHONHASHSEED": "0"}
     (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
     before = os.environ.get("JUPYTER_PATH")

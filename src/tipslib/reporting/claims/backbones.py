@@ -185,7 +185,7 @@ _RISING: tuple[Backbone, ...] = ({}, {"weights": RISING})
 
 def _claim(id_: str, where: str, words: str, quantity: str, test: Test, needed: Sequence[Backbone], exact: bool = False) -> Claim:
     profiles = _ALL if exact else _TRAINED
-    return Claim(f"backbones-{id_}", "progressive", where, words, quantity, "backbones", profiles, _needing(test, *needed))
+    return Claim(f"backbones-{id_}", "progressive", where, words, quantity, "backbones", profiles, _needing(test, *needed), page="modes")
 
 
 _WIDTH, _DEPTH, _EXITS = (f"Sec. 4, Fig. 4 ({place})" for place in ("top right", "bottom left", "bottom right"))
