@@ -83,10 +83,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
     monkeypatch.setitem(experiments.EXPERIMENTS, "toy", "an experiment for tests")  # type: ignore[misc]
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "code")])
     monkeypatch.setattr(experiments, "_provenance", lambda seconds: {"seconds": seconds})
-    experiments._source_digest.cache_clear()
+    experiments.source_digest.cache_clear()
     yield experiments.get_experiment("toy")  # type: ignore[misc]
     sys.modules.pop("tipslib.experiments.toy")
-    experiments._source_digest.cache_clear()
+    experiments.source_digest.cache_clear()
     if hasattr(experiments, "toy"):
         del experiments.toy
 

@@ -145,7 +145,7 @@ def rewritten(toy: ModuleType, change: str, to: str) -> None:
     text = path.read_text()
     assert text.count(change) == 1
     path.write_text(text.replace(change, to))
-    experiments._source_digest.cache_clear()
+    experiments.source_digest.cache_clear()
 
 
 def test_changed_code_is_another_run_at_smoke_and_comments_are_no_code(toy: ModuleType) -> None:
@@ -173,6 +173,6 @@ def test_code_that_is_imported_counts(toy: ModuleType, tmp_path: Path) -> None:
     rewritten(toy, "import numpy as np\n", "import numpy as np\n\nfrom tipslib.experiments import toy_helper\n")
     before = plan("toy").key
     helper.write_text("NUMBER = 2\n")
-    experiments._source_digest.cache_clear()
+    experiments.source_digest.cache_clear()
     assert plan("toy").key != before
     sys.modules.pop("tipslib.experiments.toy_helper", None)

@@ -72,7 +72,7 @@ def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None
     if type(seed) is not int or seed < 0:
         raise InvalidInput(f"seed = {seed!r}; a whole number from 0 is wanted")
     chosen: Any = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
-    code = f"v{experiment.VERSION}" if profile.committed else f"v{experiment.VERSION}-{_source_digest(experiment.__name__)}"  # type: ignore[attr-defined]
+    code = code_version(experiment.VERSION, experiment.__name__, profile)  # type: ignore[attr-defined]
     return Run(name, parameters.to_json(chosen), profile.name, seed, code)
 
 
@@ -141,8 +141,13 @@ def _provenance(seconds: float) -> dict[str, Any]:
     }
 
 
+def code_version(version: int, module: str, profile: Profile) -> str:
+    """What stands for the code in a key: the hand-raised version, and where results are recomputed the digest of the source too."""
+    return f"v{version}" if profile.committed else f"v{version}-{source_digest(module)}"
+
+
 @cache
-def _source_digest(module: str) -> str:
+def source_digest(module: str) -> str:
     """Digest of the syntax trees (comments and layout do not count) of `module` and the tipslib modules it imports, transitively."""
     seen: dict[str, str] = {}
     waiting = [module]

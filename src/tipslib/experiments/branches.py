@@ -18,9 +18,13 @@ from tipslib.branched.joint import JointLoss, equal_weights
 from tipslib.branched.networks import BranchedNetwork, branched_mobilenet, branched_resnet
 from tipslib.data import Dataset, load
 from tipslib.errors import require
+from tipslib.experiments import code_version
 from tipslib.profiles import Profile
 from tipslib.records import canonical
 from tipslib.training import Recipe, fit, make_fabric
+
+VERSION = 1
+"""Raised by hand whenever a change of the code changes what a trained network is: its checkpoint is not used again."""
 
 SIDE = 32
 """Pixels a side: the papers' CIFAR; other sets are resized."""
@@ -78,6 +82,7 @@ def train(p: Branched, *, seed: int, profile: Profile) -> tuple[BranchedNetwork,
     torch.manual_seed(seed)
     net = p.build(len(data.classes))
     shaping = {f.name: getattr(p, f.name) for f in fields(Branched)} | {"weights": p.exit_weights, "seed": seed, "data": data.checksum}
+    shaping["code"] = code_version(VERSION, __name__, profile)
     key = hashlib.sha256(canonical(shaping)).hexdigest()[:16]
     recipe = Recipe(p.epochs, p.learning_rate, weight_decay=p.weight_decay)
     checkpoint = project.root() / "build" / "weights" / f"{key}.ckpt"
