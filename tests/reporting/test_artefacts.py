@@ -70,7 +70,7 @@ def test_reproduced_needs_a_record_of_every_seed(tmp_path: Path, monkeypatch: py
     for run in planned("stability", profile):
         assert state(figure, profile, store) == "not run"
         store.save(run, Outcome({}), {})
-    assert state(figure, profile, store) == "reproduced"
+    assert state(figure, profile, store) == "recomputed"
     assert state(get_artefact("tips-fig7"), profile, store) == "not run"
 
 
@@ -83,7 +83,7 @@ def test_reproduced_needs_every_experiment_at_that_version_and_profile(tmp_path:
     store.save(Run("coupling", {}, "smoke", 0, "v0"), Outcome({}), {})
     assert state(both, "smoke", store) == "not run"
     store.save(planned("coupling", smoke)[0], Outcome({}), {})
-    assert state(both, "smoke", store) == "reproduced"
+    assert state(both, "smoke", store) == "recomputed"
     assert state(both, "paper", Store(get_profile("paper"), tmp_path)) == "not run"
 
 
@@ -95,4 +95,4 @@ def test_reproduced_needs_every_variant(tmp_path: Path, monkeypatch: pytest.Monk
     store.save(one, Outcome({}), {})
     assert state(get_artefact("progressive-table1"), smoke, store) == "not run"
     store.save(other, Outcome({}), {})
-    assert state(get_artefact("progressive-table1"), smoke, store) == "reproduced"
+    assert state(get_artefact("progressive-table1"), smoke, store) == "recomputed"

@@ -12,7 +12,7 @@ from tipslib.experiments import plan_all
 from tipslib.profiles import Profile, get_profile
 from tipslib.records import Store
 
-State = Literal["reproduced", "not run"]
+State = Literal["recomputed", "not run"]
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,4 @@ def state(artefact: Artefact, profile: str | Profile, store: Store | None = None
     if artefact.notebook is None:
         return "not run"
     runs = [run for name in artefact.experiments for run in plan_all(name, profile)]
-    return "reproduced" if all(store.path(run).exists() for run in runs) else "not run"
+    return "recomputed" if all(store.path(run).exists() for run in runs) else "not run"

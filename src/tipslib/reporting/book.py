@@ -138,10 +138,10 @@ def _artefacts(paper: str, profile: Profile) -> str:
     rows = []
     for artefact in ARTEFACTS.values():
         if artefact.paper == paper:
-            done = state(artefact, profile) == "reproduced"
+            done = state(artefact, profile) == "recomputed"
             printed = ", [as printed](published.html)" if artefact.id in tables() else ""
             label = artefact.label if artefact.notebook is None else f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
-            said = "**✔ reproduced**" if done else f"○ not run{printed}"
+            said = "**✔ recomputed**" if done else f"○ not run{printed}"
             rows.append({"Artefact": label, "State": said, "What it shows": artefact.title})
     return table(pd.DataFrame(rows), name=f"artefacts-{paper}", caption="Figures and tables of the paper", data=False).html
 
