@@ -13,11 +13,11 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import FOUND
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torchvision.models import mobilenet_v2
 
+from conftest import FOUND
 from tipslib.topology import NetworkGraph, best_paths, hyper_adjacency, sample_subnetworks, tas
 
 PRODUCTS = 6000
