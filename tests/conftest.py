@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ from types import ModuleType
 import pytest
 
 from tipslib import experiments, project
+
+# started in the background, a shell has its children ignore Ctrl-C, which the tests of Ctrl-C need
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOY = '''
 """An experiment that says when it starts, and ends when it is allowed to."""
@@ -74,6 +79,12 @@ if "TOY_HOME" in os.environ:
 """
 
 
+def forget_sources() -> None:
+    """Read the modules again when they are asked for next, as a new process would."""
+    experiments.source_digest.cache_clear()
+    experiments._source.cache_clear()
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The toy experiment, known in this process, with the project's folder at `tmp_path`; its file is `tmp_path/code/toy.py`."""
@@ -83,10 +94,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
     monkeypatch.setitem(experiments.EXPERIMENTS, "toy", "an experiment for tests")  # type: ignore[misc]
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "code")])
     monkeypatch.setattr(experiments, "_provenance", lambda seconds: {"seconds": seconds})
-    experiments.source_digest.cache_clear()
+    forget_sources()
     yield experiments.get_experiment("toy")  # type: ignore[misc]
     sys.modules.pop("tipslib.experiments.toy")
-    experiments.source_digest.cache_clear()
+    forget_sources()
     if hasattr(experiments, "toy"):
         del experiments.toy
 

@@ -100,7 +100,9 @@ def ready(checkout: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PROFILE", "JOBS", "NOTEBOOK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "JOBS", "NOTEBOOK")
+    }
     done = subprocess.run(["make", *arguments], cwd=checkout, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

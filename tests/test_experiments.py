@@ -140,12 +140,17 @@ def test_a_corrupt_record_is_named_and_computed_again(calls: list[tuple[int, int
 # code: at smoke a record is as old as its experiment's source
 
 
+def forget_sources() -> None:
+    experiments.source_digest.cache_clear()
+    experiments._source.cache_clear()
+
+
 def rewritten(toy: ModuleType, change: str, to: str) -> None:
     path = Path(str(toy.__file__))
     text = path.read_text()
     assert text.count(change) == 1
     path.write_text(text.replace(change, to))
-    experiments.source_digest.cache_clear()
+    forget_sources()
 
 
 def test_changed_code_is_another_run_at_smoke_and_comments_are_no_code(toy: ModuleType) -> None:
@@ -173,6 +178,6 @@ def test_code_that_is_imported_counts(toy: ModuleType, tmp_path: Path) -> None:
     rewritten(toy, "import numpy as np\n", "import numpy as np\n\nfrom tipslib.experiments import toy_helper\n")
     before = plan("toy").key
     helper.write_text("NUMBER = 2\n")
-    experiments.source_digest.cache_clear()
+    forget_sources()
     assert plan("toy").key != before
     sys.modules.pop("tipslib.experiments.toy_helper", None)

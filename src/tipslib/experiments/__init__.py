@@ -153,17 +153,23 @@ def source_digest(module: str) -> str:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        spec = None if name in seen else importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            continue
-        tree = ast.parse(Path(spec.origin).read_text())
-        seen[name] = ast.dump(tree)
-        if name != __name__:
-            waiting += [m for m in _imports(tree, name) if m.startswith("tipslib.")]
+        if name not in seen and (source := _source(name)) is not None:
+            seen[name], imported = source
+            waiting += imported if name != __name__ else []
     return hashlib.sha256("".join(f"{n}:{seen[n]}" for n in sorted(seen)).encode()).hexdigest()[:12]
 
 
-def _imports(tree: ast.AST, module: str) -> list[str]:
+@cache
+def _source(module: str) -> tuple[str, list[str]] | None:
+    """Syntax tree of a module and the tipslib modules it imports; None if there is no such module."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    tree = ast.parse(Path(spec.origin).read_text())
+    return ast.dump(tree), [name for name in _imports(tree) if name.startswith("tipslib.")]
+
+
+def _imports(tree: ast.AST) -> list[str]:
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
