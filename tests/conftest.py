@@ -72,6 +72,13 @@ if "TOY_HOME" in os.environ:
     experiments.__path__.append(os.environ["TOY_HOME"])
     experiments._provenance = lambda seconds: {"seconds": seconds}
 
+    from dataclasses import replace
+
+    from tipslib import profiles
+
+    share = int(os.environ.get("TOY_RUNS_PER_JOB", 1))
+    profiles.PROFILES = {name: replace(profile, runs_per_job=share) for name, profile in profiles.PROFILES.items()}
+
     from tipslib.reporting import artefacts
 
     made = artefacts.Artefact("toy-fig1", "tips", "Figure T", "A toy", "page", ("toy",))

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tipslib import batch
 from tipslib.experiments import EXPERIMENTS
-from tipslib.records import read
+from tipslib.profiles import get_profile
+from tipslib.records import Run, read
 from tipslib.reporting.artefacts import ARTEFACTS
 
 if TYPE_CHECKING:
@@ -90,6 +92,34 @@ def test_a_batch_makes_records_then_the_page_and_nothing_twice(pages: Shell) -> 
     assert fourth.returncode == 0, fourth.stderr
     assert [pages.started(number) for number in (1, 2, 3)] == [2, 3, 2]
     assert len(list((pages.home / "build" / "records").rglob("*.json"))) == 6
+
+
+def test_runs_that_share_a_process_are_kept_one_by_one(pages: Shell, until: Until) -> None:
+    pages.environment["TOY_RUNS_PER_JOB"] = "3"
+    process = pages.start("reproduce", "page", "--jobs", "1")
+    until(lambda: sum(map(pages.started, (1, 2, 3))))
+    (running,) = (number for number in (1, 2, 3) if pages.started(number))
+    pages.let_go(running)
+    until(lambda: pages.records() and sum(map(pages.started, (1, 2, 3))) == 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert list(pages.records()) == [running]
+
+    pages.let_go(1, 2, 3)
+    again = pages.run("reproduce", "page", "--jobs", "1")
+    assert again.returncode == 0, again.stderr
+    assert sorted(pages.records()) == [1, 2, 3]
+    assert pages.started(running) == 1
+    processes = {sign.name.rpartition("-")[2] for sign in pages.signs.glob("started-*")}
+    assert len(processes) == 2, "one that was killed, one that went on"
+    assert re.search(r"^tipslib: run: toy, seed 0, [0-9a-f]{16}(; toy, seed 0, [0-9a-f]{16}){2}$", again.stderr, re.MULTILINE)
+
+
+def test_jobs_hold_runs_of_one_experiment() -> None:
+    runs = [Run(name, {"i": i}, "smoke", 0, "v1") for name, count in (("a", 7), ("b", 2)) for i in range(count)]
+    profile = replace(get_profile("smoke"), runs_per_job=3)
+    assert [[run.experiment for run in job] for job in batch.jobs_of(runs, profile)] == [["a"] * 3, ["a"] * 3, ["a"], ["b"] * 2]
+    assert [run for job in batch.jobs_of(runs, profile) for run in job] == runs
 
 
 @pytest.mark.parametrize("everything", [True, False], ids=["all of it", "its head only"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tipslib import __version__, cli
-from tipslib.experiments import compute, plan
+from tipslib.experiments import compute, plan, plan_all
 from tipslib.profiles import PROFILES, get_profile
 from tipslib.records import Store
 
@@ -159,6 +159,29 @@ def test_run_makes_one_run_the_profiles_first_seed_by_default(toy: ModuleType, c
     (path,) = Store(get_profile("laptop")).paths()
     assert capsys.readouterr().out.startswith(f"{path}\n")
     assert json.loads(path.read_text())["seed"] == PROFILES["laptop"].seeds[0]
+
+
+def test_run_makes_planned_runs_by_key(toy: ModuleType, capsys: Output) -> None:
+    first, second, third = plan_all("toy")
+    assert status("run", "toy", "--key", third.key, "--key", first.key, "--quiet") == 0
+    assert capsys.readouterr().out == ""
+    store = Store(get_profile("smoke"))
+    assert [store.find(run) is not None for run in (first, second, third)] == [True, False, True]
+    assert status("run", "toy", "--key", first.key) == 0
+    assert capsys.readouterr().out.startswith(f"{store.path(first)}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--key", "0" * 16), "no run '0000000000000000' of toy at profile smoke; there are "),
+        (("--key", "0" * 16, "--seed", "1"), "--key says all about a run; leave --seed and -p out"),
+        (("--key", "0" * 16, "-p", "number=2"), "--key says all about a run; leave --seed and -p out"),
+    ],
+)
+def test_run_refuses_a_key_that_no_artefact_needs(toy: ModuleType, capsys: Output, arguments: tuple[str, ...], message: str) -> None:
+    assert status("run", "toy", *arguments) == 2
+    assert capsys.readouterr().err.startswith(f"tipslib: {message}")
 
 
 def test_a_folder_that_cannot_be_written_is_a_failure_not_wrong_input(toy: ModuleType, capsys: Output, tmp_path: Path) -> None:

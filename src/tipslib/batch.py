@@ -39,6 +39,15 @@ def runs_of(notebook: str, profile: str | Profile) -> list[Run]:
     return [run for experiment in sorted(wanted) for run in plan_all(experiment, profile)]
 
 
+def jobs_of(runs: Iterable[Run], profile: Profile) -> list[list[Run]]:
+    """The runs in jobs: at most `profile.runs_per_job` runs of one experiment share a process."""
+    by_experiment: dict[str, list[Run]] = {}
+    for run in runs:
+        by_experiment.setdefault(run.experiment, []).append(run)
+    size = profile.runs_per_job
+    return [of_one[i : i + size] for of_one in by_experiment.values() for i in range(0, len(of_one), size)]
+
+
 def drop_corrupt(runs: Iterable[Run], store: Store) -> None:
     """Delete the records that were cut or altered, with a warning that names each: what is missing is computed again."""
     for run in runs:

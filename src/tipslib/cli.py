@@ -18,6 +18,8 @@ from tipslib.errors import CorruptFile, InvalidInput, MissingData, TipslibError,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tipslib.records import Record
+
 EPILOG = """examples:
   tipslib list
   tipslib run stability --seed 3 -p "subnetworks=[2, 4, 8]"
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "-p", dest="parameters", metavar="KEY=VALUE", action="append", default=[], help="a parameter, its value as JSON; repeatable"
     )
+    run.add_argument(
+        "--key", dest="keys", metavar="KEY", action="append", default=[], help="instead: a run the artefacts need, by its key; repeatable"
+    )
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     reproduce = command("reproduce", _reproduce, "make what is missing of artefacts, or of everything and the book")
@@ -142,6 +147,9 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
+    if chosen.keys:
+        return _run_planned(chosen)
+
     from tipslib.experiments import compute, get_experiment
     from tipslib.parameters import parse, parse_text
     from tipslib.profiles import get_profile
@@ -153,12 +161,34 @@ def _run(chosen: argparse.Namespace) -> int:
     seeds = get_profile(chosen.profile).seeds[:1] if chosen.seed is None else [chosen.seed]
     (record,) = compute(chosen.experiment, profile=chosen.profile, seeds=seeds, **overrides)
     if not chosen.quiet:
-        print(record.path)
-        for name, value in record.values.items():
-            print(f"  {name}: {_short(value)}")
-        for name, array in record.arrays.items():
-            print(f"  {name}: array {array.shape} {array.dtype}")
+        _show(record)
     return 0
+
+
+def _run_planned(chosen: argparse.Namespace) -> int:
+    from tipslib.experiments import obtain, plan_all
+    from tipslib.profiles import get_profile
+    from tipslib.progress import track
+    from tipslib.records import Store
+
+    require(chosen.seed is None and not chosen.parameters, "--key says all about a run; leave --seed and -p out")
+    profile = get_profile(chosen.profile)
+    planned = {run.key: run for run in plan_all(chosen.experiment, profile)}
+    for key in chosen.keys:
+        require(key in planned, f"no run {key!r} of {chosen.experiment} at profile {profile.name}; there are {', '.join(planned)}")
+    for key in track(chosen.keys, chosen.experiment):
+        record = obtain(planned[key], profile, Store(profile))
+        if not chosen.quiet:
+            _show(record)
+    return 0
+
+
+def _show(record: Record) -> None:
+    print(record.path)
+    for name, value in record.values.items():
+        print(f"  {name}: {_short(value)}")
+    for name, array in record.arrays.items():
+        print(f"  {name}: array {array.shape} {array.dtype}")
 
 
 def _short(value: Any) -> str:

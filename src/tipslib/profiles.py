@@ -28,6 +28,8 @@ class Profile:
         False: records live in `build/records` and are recomputed whenever the experiment's source changes.
     settings
         Experiment name -> parameters that differ from the experiment's defaults, which are the papers' own.
+    runs_per_job
+        How many runs of one experiment share a process of the batch: more than one where starting a process takes as long as a run.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Profile:
     seeds: tuple[int, ...]
     committed: bool
     settings: Mapping[str, Mapping[str, Any]]
+    runs_per_job: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", MappingProxyType(dict(self.datasets)))
@@ -74,6 +77,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
                     "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
                 },
+                runs_per_job=6,
             ),
             Profile(
                 name="laptop",

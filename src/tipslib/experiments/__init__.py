@@ -102,7 +102,7 @@ def compute(
     profile = get_profile(profile)
     store = store or Store(profile)
     runs = [plan(name, profile=profile, seed=seed, **overrides) for seed in (profile.seeds if seeds is None else seeds)]
-    return [_compute_one(run, profile, store) for run in track(runs, name)]
+    return [obtain(run, profile, store) for run in track(runs, name)]
 
 
 def recompute(run: Run, profile: Profile) -> tuple[Outcome, dict[str, Any]]:
@@ -113,7 +113,8 @@ def recompute(run: Run, profile: Profile) -> tuple[Outcome, dict[str, Any]]:
     return outcome, _provenance(time.perf_counter() - started)
 
 
-def _compute_one(run: Run, profile: Profile, store: Store) -> Record:
+def obtain(run: Run, profile: Profile, store: Store) -> Record:
+    """The stored record of a run; computed and stored now where there is none, or only one that was cut or altered."""
     try:
         if (record := store.find(run)) is not None:
             return record
@@ -128,7 +129,7 @@ def _provenance(seconds: float) -> dict[str, Any]:
     try:
         git = subprocess.run(["git", "-C", str(project.root()), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         revision = git.stdout.strip() or None
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         revision = None
     return {
         "versions": {name: version(name) for name in ("tipslib", "torch", "torchvision", "numpy", "scipy")}
