@@ -71,7 +71,7 @@ def test_independent_features_look_alike_only_to_the_biased_estimator():
 @pytest.mark.parametrize(
     ("x", "y", "debiased", "message"),
     [
-        (torch.randn(1, 3), torch.randn(1, 3), False, "at least 2"),
+        *((torch.randn(n, 3), torch.randn(n, 3), False, f"a batch of {n}; HSIC needs at least 4") for n in (1, 2, 3)),
         (torch.randn(3, 3), torch.randn(3, 3), True, "at least 4"),
         (torch.full((8, 3), 0.1), torch.randn(8, 3), False, r"layer \[0\] of x is constant"),
         (torch.randn(8, 3), torch.full((8, 3), 0.1), True, r"layer \[0\] of y is constant"),

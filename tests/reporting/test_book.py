@@ -2,20 +2,28 @@
 
 from types import ModuleType
 
+import pytest
+
 from tipslib import experiments
 from tipslib.profiles import get_profile
 from tipslib.reporting import book
 from tipslib.reporting.claims import Claim, Finding, Verdict
 
 
-def test_records_of_all_variants_are_found(toy: ModuleType) -> None:
+def test_records_of_all_variants_are_found(toy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     smoke = get_profile("smoke")
     assert book.records_of("toy", smoke) == []
     experiments.compute("toy", profile=smoke, number=2)
     assert [r.values["number"] for r in book.records_of("toy", smoke)] == [2]
     for overrides in toy.VARIANTS:
         experiments.compute("toy", profile=smoke, **overrides)
-    assert [r.values["number"] for r in book.records_of("toy", smoke)] == [1, 2, 3]
+    records = book.records_of("toy", smoke)
+    assert [r.values["number"] for r in records] == [1, 2, 3]
+    assert caplog.text == ""
+
+    records[1].path.write_bytes(records[1].path.read_bytes()[:100])
+    assert [r.values["number"] for r in book.records_of("toy", smoke)] == [1, 3]
+    assert f"{records[1].path}: not a whole record" in caplog.text
 
 
 def test_claims_stand_under_their_page(monkeypatch) -> None:

@@ -10,6 +10,10 @@ from torch import Tensor
 from tipslib.errors import require
 
 
+LEAST = 4
+"""Samples a batch: debiased HSIC divides by n (n - 3), and the biased one is near 1 for whatever two or three samples."""
+
+
 class LayerSimilarity:
     """Accumulates CKA between every layer of one network and every layer of another over batches.
 
@@ -50,8 +54,7 @@ class LayerSimilarity:
             same = x_ids is not None and y_ids is not None and torch.equal(x_ids, y_ids)
             require(same, "the two networks saw different samples (a shuffled loader?); CKA needs the same ones in the same order")
         n = len(x[0])
-        least = 4 if self.debiased else 2
-        require(n >= least, f"a batch of {n}; {'debiased' if self.debiased else 'biased'} HSIC needs at least {least} samples a batch")
+        require(n >= LEAST, f"a batch of {n}; HSIC needs at least {LEAST} samples a batch (drop the last, short one)")
         a, b = (torch.stack([_centred_gram(layer, n, self.debiased) for layer in layers]) for layers in (x, y))
         cross, own = a @ b.T, (a.square().sum(1), b.square().sum(1))
         if self._cross is None or self._own is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import pkgutil
 import re
@@ -19,7 +20,7 @@ import pandas as pd
 
 import tipslib
 from tipslib import project
-from tipslib.errors import MissingData, TipslibError
+from tipslib.errors import CorruptFile, MissingData, TipslibError
 from tipslib.experiments import EXPERIMENTS, plan_all
 from tipslib.locks import alone
 from tipslib.profiles import PROFILES, Profile, get_profile
@@ -29,6 +30,8 @@ from tipslib.reporting.claims import Claim, Finding, Verdict, claims
 from tipslib.reporting.display import findings_list, table
 from tipslib.reporting.printed import as_printed
 from tipslib.reporting.published import tables
+
+log = logging.getLogger(__name__)
 
 _STAMP = "fingerprint.txt"
 
@@ -102,8 +105,16 @@ def assemble(profile: str) -> Path:
 
 
 def records_of(experiment: str, profile: Profile) -> list[Record]:
-    """The records there are of an experiment, all its variants, with the profile's own parameters; nothing is computed."""
-    found = [Store(profile).find(run) for run in plan_all(experiment, profile)]
+    """The records there are of an experiment, all its variants, with the profile's own parameters; nothing is computed.
+
+    One that was cut or altered is named in a warning and left out.
+    """
+    found = []
+    for run in plan_all(experiment, profile):
+        try:
+            found.append(Store(profile).find(run))
+        except CorruptFile as error:
+            log.warning("%s; it is left out here", error)
     return [record for record in found if record is not None]
 
 
