@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tipslib.errors import require
 
-
 LEAST = 4
 """Samples a batch: debiased HSIC divides by n (n - 3), and the biased one is near 1 for whatever two or three samples."""
 
