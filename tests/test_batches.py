@@ -236,6 +236,17 @@ def test_a_loader_depends_on_seed_and_epoch_alone():
     assert not torch.equal(next(loader.batches(0))[0], next(Loader(dataset(), 4, seed=4).batches(0))[0])
 
 
+def test_a_loader_keeps_to_its_rows():
+    data, rows = dataset(), torch.tensor([5, 1, 2])
+    loader = Loader(data, 2, seed=0, rows=rows, augment=False)
+    assert len(loader) == 2
+    whole = torch.cat([x for x, _ in batches(data, 100, generator=generator(), augment=False)])[rows]
+    seen = torch.cat([x for x, _ in loader.batches(3)])
+    assert sorted(int((whole == image).flatten(1).all(1).nonzero()) for image in seen) == [0, 1, 2]
+    with pytest.raises(InvalidInput, match="order: indices from 0"):
+        Loader(data, 2, seed=0, rows=torch.tensor([len(data.labels)]))
+
+
 class CrossEntropy:
     def __init__(self, dies_at=None):
         self.dies_at = dies_at

@@ -194,20 +194,21 @@ def batches(
 class Loader:
     """Batches for `tipslib.training.fit`: what an epoch holds depends on seed and epoch alone, so any step can be the first.
 
-    `options` are those of `batches`.
+    `rows` (n,) int64 are the images it draws from, by default all; `options` are those of `batches`.
     """
 
-    def __init__(self, data: Dataset | Resident, batch_size: int, *, seed: int, **options: Any) -> None:
+    def __init__(self, data: Dataset | Resident, batch_size: int, *, seed: int, rows: Tensor | None = None, **options: Any) -> None:
         self._data, self._batch_size, self._seed, self._options = data, batch_size, seed, options
+        self._rows = torch.arange(len(data.labels)) if rows is None else rows
         self.batches(0)  # options that cannot be are refused here, not when training starts
 
     def __len__(self) -> int:
-        full = len(self._data.labels) / self._batch_size
+        full = len(self._rows) / self._batch_size
         return math.floor(full) if self._options.get("drop_last") else math.ceil(full)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from number `first` on."""
-        order = epoch_order(len(self._data.labels), self._seed, epoch)
+        order = self._rows[epoch_order(len(self._rows), self._seed, epoch)]
         generator = epoch_generator(self._seed, epoch)
         return batches(self._data, self._batch_size, generator=generator, order=order, first=first, **self._options)
 
