@@ -85,7 +85,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets=_REAL_DATA | dict.fromkeys(("mnist", "cifar10", "cifar100", "tiny-imagenet"), 10_000),
                 seeds=(0, 1, 2),
                 committed=True,
-                settings=_LAPTOP_BRANCHED | {"weights": _LAPTOP_BRANCHED["weights"] | {"probe": "ridge"}},
+                settings=_LAPTOP_BRANCHED | {"weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2}},
             ),
             Profile(
                 name="gpu",
