@@ -7,7 +7,7 @@ import io
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from http.client import HTTPException
 from pathlib import Path
@@ -66,7 +66,8 @@ class Parameters:
     """The paper's setting: an ImageNet network, ratios from 1 % to 99 %, 8 subnetworks, lambda = 1, kappa = 1e-5 (TIPS, 4.3, B.1, B.4).
 
     `network` is one of torchvision's with its own weights, or "trained": the plain ResNet that the branched networks are compared
-    with, trained here as the fields from `depth` on say. `images` test images are used, by default all.
+    with, trained here as the fields from `depth` on say; for the others these are set back to their defaults, as they say nothing.
+    `images` test images are used, by default all.
     """
 
     network: Literal["efficientnet_b0", "resnet18", "mobilenet_v2", "resnet34", "wide_resnet50_2", "resnext50_32x4d", "trained"] = (
@@ -97,8 +98,10 @@ class Parameters:
         require(self.subnetworks >= 1, f"subnetworks = {self.subnetworks}; at least 1 is wanted")
         require(0 <= self.coupling <= 1, f"coupling = {self.coupling}; lambda lies in [0, 1]")
         require(0 <= self.restart < 1, f"restart = {self.restart}; kappa lies in [0, 1)")
-        if own:
-            _ = self.training
+        for field in fields(self)[-7:]:
+            if not own:
+                object.__setattr__(self, field.name, field.default)
+        _ = self.training
 
     @property
     def training(self) -> Branched:
