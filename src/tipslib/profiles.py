@@ -48,7 +48,7 @@ class Profile:
 
 _REAL_DATA = {"digits": None, "mnist": None, "cifar10": None, "cifar100": None, "tiny-imagenet": None, "imagenet-val-1300": None}
 
-_BRANCHED = ("weights", "backbones", "similarity", "agreement")
+_BRANCHED = ("weights", "backbones", "similarity", "agreement", "pruning")
 
 
 def _branched(**training: Any) -> dict[str, dict[str, Any]]:
@@ -59,6 +59,9 @@ def _branched(**training: Any) -> dict[str, dict[str, Any]]:
 _SMOKE_BRANCHED = _branched(data="digits", width=0.0625, epochs=4, batch_size=32, learning_rate=0.1)
 _LAPTOP_BRANCHED = _branched(width=0.25, epochs=8, learning_rate=0.05, precision="bf16-mixed")
 _GPU_BRANCHED = _branched(epochs=20, learning_rate=0.05, precision="bf16-mixed")
+
+_RATIOS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+_PHOTOGRAPHS = {"network": "mobilenet_v2", "data": "imagenet-val-1300"}
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
@@ -73,6 +76,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 settings=_SMOKE_BRANCHED
                 | {
                     "proposition": {"data": "digits", "paths": 120, "images": 6, "resamples": 1000},
+                    "pruning": _SMOKE_BRANCHED["pruning"] | {"network": "trained", "ratios": _RATIOS},
                     "weights": _SMOKE_BRANCHED["weights"] | {"probe_epochs": 2},
                     # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
                     "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
@@ -85,7 +89,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets=_REAL_DATA | dict.fromkeys(("mnist", "cifar10", "cifar100", "tiny-imagenet"), 10_000),
                 seeds=(0, 1, 2),
                 committed=True,
-                settings=_LAPTOP_BRANCHED | {"weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2}},
+                settings=_LAPTOP_BRANCHED
+                | {
+                    "pruning": _LAPTOP_BRANCHED["pruning"] | _PHOTOGRAPHS | {"images": 2000, "ratios": _RATIOS},
+                    "weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2},
+                },
             ),
             Profile(
                 name="gpu",
@@ -93,7 +101,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets=_REAL_DATA,
                 seeds=(0, 1, 2),
                 committed=True,
-                settings=_GPU_BRANCHED,
+                settings=_GPU_BRANCHED | {"pruning": _GPU_BRANCHED["pruning"] | _PHOTOGRAPHS},
             ),
             Profile(
                 name="paper",

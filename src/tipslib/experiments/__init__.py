@@ -30,6 +30,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "proposition": "TPS against mean singular values on deep MLPs (TIPS Figs. 3, 5a)",
     "stability": "spread of TPS against the number of subnetworks (TIPS Fig. 6)",
     "coupling": "TPS against the coupling strength lambda (TIPS Fig. 7)",
+    "pruning": "accuracy when one operation at a time loses channels, important or not (TIPS Figs. 4, 8)",
     "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",
@@ -77,10 +78,14 @@ def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None
 
 
 def plan_all(name: str, profile: str | Profile = "smoke") -> list[Run]:
-    """Every run that the artefacts of an experiment need at a profile: variants times seeds."""
+    """Every run that the artefacts of an experiment need at a profile: variants times seeds.
+
+    A variant whose data set the profile does not read is left out.
+    """
     variants: Sequence[Mapping[str, Any]] = getattr(get_experiment(name), "VARIANTS", ({},))
     profile = get_profile(profile)
-    return [plan(name, profile=profile, seed=seed, **overrides) for overrides in variants for seed in profile.seeds]
+    readable = [overrides for overrides in variants if "data" not in overrides or overrides["data"] in profile.datasets]
+    return [plan(name, profile=profile, seed=seed, **overrides) for overrides in readable for seed in profile.seeds]
 
 
 def compute(
