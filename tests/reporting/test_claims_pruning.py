@@ -129,6 +129,13 @@ def test_other_networks_are_not_run_and_the_command_is_given() -> None:
     assert BY_ID["pruning-digits"].judge([]).verdict is Verdict.NOT_RUN
 
 
+def test_given_weights_count_once_however_many_seeds_draw_subnetworks() -> None:
+    same = record(effect=20.0)
+    finding = BY_ID["pruning-mobilenet-v2"].judge([same, same, same])
+    assert (finding.verdict, finding.seeds) == (Verdict.HOLDS, 1)
+    assert "no shortcut leads around" in BY_ID["pruning-mobilenet-v2-adjusted"].judge([same]).reason
+
+
 def test_smoke_decides_nothing() -> None:
     assert judge("pruning-digits", effect=20.0, network="trained", data="digits", profile="smoke").verdict is Verdict.UNDECIDED
 

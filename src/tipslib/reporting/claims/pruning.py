@@ -64,6 +64,8 @@ class Subject:
     accuracy
         Of the whole network, in percent, mean over seeds.
     samples, seeds
+    runs
+        Independent ones: with given weights every seed does the same damage, which then counts once.
     """
 
     operations: Sequence[Mapping[str, Any]]
@@ -74,6 +76,10 @@ class Subject:
     accuracy: float
     samples: int
     seeds: int
+
+    @property
+    def runs(self) -> int:
+        return self.seeds if self.spread is None or self.spread.any() else 1
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ def _hurts_more(name: str, records: Sequence[Record]) -> Finding:
         f"percentage points that an important operation costs more than an unimportant one, by pruning ratio: {each}; "
         f"{int((s.important > 0.5).sum())} of {len(s.operations)} operations are important"
     )
-    return Finding(verdict, least.difference if math.isfinite(least.difference) else None, least.interval, s.seeds, reason)
+    return Finding(verdict, least.difference if math.isfinite(least.difference) else None, least.interval, s.runs, reason)
 
 
 def _hurts_more_adjusted(name: str, records: Sequence[Record]) -> Finding:
@@ -232,13 +238,15 @@ def _hurts_more_adjusted(name: str, records: Sequence[Record]) -> Finding:
         return Finding(
             Verdict.UNDECIDED, None, None, s.seeds, "importance is nothing but position and width here; no data can tell them apart"
         )
+    one_thing = all(o["unavoidable"] == (m > 0.5) for o, m in zip(s.operations, s.important, strict=True))
     low, high = adjusted.interval
     verdict = Verdict.HOLDS if low > 0 else Verdict.FAILS if high <= 0 else Verdict.UNDECIDED
     reason = (
         f"over all ratios an important operation costs {plain.difference:+.1f} points more than an unimportant one, "
         f"{adjusted.difference:+.1f} at equal position and width; these two leave {100 * adjusted.left:.0f} % of the variance of importance"
+        + ("; important here means that no shortcut leads around the operation, and nothing else" if one_thing else "")
     )
-    return Finding(verdict, adjusted.difference, adjusted.interval, s.seeds, reason)
+    return Finding(verdict, adjusted.difference, adjusted.interval, s.runs, reason)
 
 
 def _claims(name: str) -> tuple[Claim, Claim]:
