@@ -79,7 +79,7 @@ class Subject:
 
     @property
     def runs(self) -> int:
-        return self.seeds if self.spread is None or self.spread.any() else 1
+        return 1 if self.spread is not None and self.spread.max() < 1e-9 else self.seeds
 
 
 @dataclass(frozen=True)
