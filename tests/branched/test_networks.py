@@ -1,3 +1,6 @@
+import contextlib
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from tipslib.branched.exits import POLICIES, inference_modes, leave_when
-from tipslib.branched.networks import RESNET_BLOCKS, add_exits, branched_mobilenet, branched_resnet, convolutions, resnet
+from tipslib.branched.networks import RESNET_BLOCKS, add_exits, branched_mobilenet, branched_resnet, convolutions, mobilenet, resnet
 from tipslib.errors import InvalidInput, TracingError
 
 
@@ -31,6 +34,52 @@ def test_macs_to_the_last_exit_are_those_of_the_whole_pass(depth, exits):
     assert len(macs) == exits
     assert macs[-1] == counted(net, (3, 32, 32))
     assert list(macs) == sorted(macs)
+
+
+class Reached(Exception):
+    """The forward pass has got to the place asked for."""
+
+
+def counted_to(backbone, place, shape):
+    """MACs of the backbone up to and with the module `place`, by torch's own counter: the forward pass is broken off there."""
+
+    def stop(*_):
+        raise Reached
+
+    handle = dict(backbone.named_modules())[place].register_forward_hook(stop)
+    backbone.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, contextlib.suppress(Reached):
+        backbone(torch.zeros(1, *shape))
+    handle.remove()
+    return counter.get_total_flops() // 2
+
+
+INSIDE = ["layer1.0.relu1", "layer2.0.relu1", "layer3.0.conv2", "layer4.0.relu1"]
+"""Before the convolution of a shortcut, which the exit does not need."""
+
+
+@pytest.mark.parametrize(
+    ("make", "places", "pool"),
+    [
+        (lambda: resnet(18, 7, 0.25), ["layer1", "layer2", "layer3"], (8, 4, 2)),
+        (lambda: resnet(10, 7, 0.25), INSIDE, 1),
+        (lambda: resnet(34, 7, 0.125), [f"layer3.{b}.relu1" for b in range(6)], 2),
+        (lambda: mobilenet(7), ["features.3", "features.6", "features.10"], 8),
+        (lambda: mobilenet(7, 0.5), ["features.1.block.0", "features.4.block.2.fc1", "features.9.block.1"], 1),
+    ],
+)
+def test_macs_to_each_exit_are_those_of_a_pass_broken_off_there(make, places, pool):
+    net = add_exits(make(), places, pool=pool)
+    pools = (pool,) * len(places) if isinstance(pool, int) else pool
+    heads = 0
+    for place, size, macs in zip(places, pools, net.macs(), strict=False):
+        backbone, channels = make(), []
+        shapes = dict(backbone.named_modules())[place].register_forward_hook(lambda m, i, o, found=channels: found.append(o.shape[1]))
+        expected = counted_to(backbone, place, (3, 32, 32))
+        shapes.remove()
+        heads += channels[0] * size**2 * 7
+        assert macs == expected + heads
+    assert net.macs()[-1] == counted(make(), (3, 32, 32)) + heads
 
 
 def test_macs_of_mobilenet_and_at_another_resolution():
@@ -86,6 +135,14 @@ def test_exits_on_somebody_elses_network():
     assert len(net.macs()) == 3
 
 
+def test_heads_are_where_the_network_is_and_as_precise():
+    backbone = resnet(10, 5, 0.125).to("meta")
+    assert {p.device.type for p in add_exits(backbone, ["layer1"]).parameters()} == {"meta"}
+    double = add_exits(resnet(10, 5, 0.125).double(), ["layer1"])
+    assert [z.dtype for z in double(torch.randn(2, 3, 32, 32, dtype=torch.float64))] == [torch.float64] * 2
+    assert double.macs() == add_exits(resnet(10, 5, 0.125), ["layer1"]).macs()
+
+
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()
@@ -118,7 +175,17 @@ class NoClasses(nn.Module):
         (lambda: branched_resnet(12), InvalidInput, "there are 10, 18, 34, 50"),
         (lambda: branched_resnet(18, exits=1), InvalidInput, "allowed are 2 to 16"),
         (lambda: branched_resnet(18, width=0.0), InvalidInput, "at least one channel"),
+        (lambda: branched_resnet(18, width=math.nan), InvalidInput, "at least one channel"),
+        (lambda: branched_mobilenet(width=math.nan), InvalidInput, "above 0 and finite"),
+        (lambda: add_exits(resnet(10, 10, 0.125), ["layer1"], pool=0), InvalidInput, "pool = 0; whole numbers from 1"),
+        (lambda: add_exits(resnet(10, 10, 0.125), ["layer1"], pool=(1.5,)), InvalidInput, "whole numbers from 1"),
+        (lambda: add_exits(resnet(10, 10, 0.125), ["layer1"], input_shape=(1, 32, 32)), InvalidInput, r"shape \(1, 32, 32\) do not go"),
+        (lambda: add_exits(resnet(10, 10, 0.125), ["layer1"], input_shape=(32, 32)), InvalidInput, r"shape \(32, 32\) do not go"),
+        (lambda: add_exits(resnet(10, 10, 0.125), ["layer1"], input_shape=(3, -1, 32)), InvalidInput, "do not go"),
+        (lambda: branched_resnet(10, width=0.125).macs((1, 32, 32)), InvalidInput, r"shape \(1, 32, 32\) do not go"),
         (lambda: leave_when("oracle", 0.1), InvalidInput, "oracle"),
+        (lambda: leave_when("coin", 0.1), InvalidInput, "no exit policy 'coin'; there are entropy"),
+        *((lambda t=t: leave_when("entropy", t), InvalidInput, f"threshold = {t}; it must lie") for t in (-0.1, math.nan, math.inf)),
     ],
 )
 def test_bad_input_is_refused(make, error, message):
@@ -130,3 +197,33 @@ def test_predict_refuses_training_mode():
     net = branched_resnet(10, width=0.125)
     with pytest.raises(InvalidInput, match="evaluation mode"):
         net.predict(torch.randn(2, 3, 32, 32), leave_when("entropy", 1.0))
+
+
+def test_a_threshold_above_the_largest_entropy_is_refused_when_that_is_known():
+    net = branched_resnet(10, classes=5, width=0.125).eval()
+    images = torch.randn(2, 3, 32, 32)
+    net.predict(images, leave_when("entropy", math.log(5)))
+    with pytest.raises(InvalidInput, match=r"threshold = 99; it must lie in \[0, log C\] = \[0, 1.6094\]"):
+        net.predict(images, leave_when("entropy", 99))
+
+
+@pytest.mark.parametrize("exit_", [0, 2, 3])
+def test_logits_that_are_not_finite_get_no_class(exit_):
+    net = branched_resnet(10, classes=5, width=0.125).eval()
+    broken = net.heads[exit_] if exit_ < 3 else net.stages[-1].classifier
+    next(broken.parameters()).data[0] = math.nan
+    with pytest.raises(InvalidInput, match=f"logits of exit {exit_} hold NaN"):
+        net.predict(torch.randn(4, 3, 32, 32), leave_when("entropy", 0.0))
+
+
+def test_images_that_are_not_finite_get_no_class():
+    images = torch.randn(4, 3, 32, 32)
+    images[2, 0, 5, 5] = math.nan
+    with pytest.raises(InvalidInput, match="are all images finite"):
+        branched_resnet(10, width=0.125).eval().predict(images, leave_when("entropy", 1.0))
+
+
+@pytest.mark.parametrize("said", [torch.ones(4, dtype=torch.long), torch.ones(3, dtype=torch.bool)])
+def test_predict_wants_one_boolean_a_sample(said):
+    with pytest.raises(InvalidInput, match="one boolean for each of 4 samples"):
+        branched_resnet(10, width=0.125).eval().predict(torch.randn(4, 3, 32, 32), lambda seen: said)

@@ -161,13 +161,22 @@ def inference_modes(
 
 
 def leave_when(policy: str | Score, threshold: float) -> Callable[[list[Tensor]], Tensor]:
-    """For `BranchedNetwork.predict`: which samples leave at the newest of the exits they have seen, by a policy that needs no labels."""
+    """For `BranchedNetwork.predict`: which samples leave at the newest of the exits they have seen, by a policy that needs no labels.
+
+    Raises
+    ------
+    InvalidInput
+        An unknown policy, or the oracle; a threshold outside [0, log C], where above log C is noticed when C is known: at the first exit.
+    """
     require(policy != "oracle", "the oracle looks at the labels; it can only be measured, not used")
+    score = _policy(policy)
+    require(0 <= threshold < math.inf, f"threshold = {threshold}; it must lie in [0, log C] for C classes")
 
     def leaves(seen: list[Tensor]) -> Tensor:
         logits = torch.stack(seen).float()
-        score = _policy(policy)(logits, torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device))[-1]
-        return score.double() <= threshold
+        top = math.log(logits.shape[-1])
+        require(threshold <= top * (1 + 1e-12), f"threshold = {threshold}; it must lie in [0, log C] = [0, {top:.4f}]")
+        return score(logits, torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device))[-1].double() <= threshold
 
     return leaves
 

@@ -1,15 +1,17 @@
-"""How does a network get early exits? Any traceable backbone is cut where the exits sit; each piece carries on what later pieces need."""
+"""How does a network get early exits? Any traceable backbone is cut where the exits sit, and every exit gets a head."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import MobileNetV3, mobilenet_v3_small
 
-from tipslib.errors import InvalidInput, TracingError, require
+from tipslib.branched.stages import MISFIT, cut, misfit, mode, probe
+from tipslib.errors import require
 
 RESNET_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3)}
 
@@ -58,6 +60,11 @@ class BranchedNetwork(nn.Module):
         Returns
         -------
         (N,) classes and (N,) exit indices.
+
+        Raises
+        ------
+        InvalidInput
+            Training mode, or logits that hold NaN or infinity.
         """
         require(not self.training, "predict needs evaluation mode; call .eval() first (batch norm would otherwise depend on who has left)")
         classes = torch.empty(len(images), dtype=torch.long, device=images.device)
@@ -69,11 +76,14 @@ class BranchedNetwork(nn.Module):
             if len(here) == 0:
                 break
             alive = stage(*alive)
-            if e == len(self.stages) - 1:
-                classes[here] = alive[0].argmax(1)
+            seen.append(alive[0] if e == len(self.heads) else self.heads[e](alive[0]))
+            require(bool(torch.isfinite(seen[-1]).all()), f"the logits of exit {e} hold NaN or infinity: are all images finite?")
+            if e == len(self.heads):
+                classes[here] = seen[-1].argmax(1)
                 break
-            seen.append(self.heads[e](alive[0]))
             go = leaves(seen)
+            fits = go.dtype == torch.bool and go.shape == here.shape
+            require(fits, f"`leaves` gave {go.dtype} {tuple(go.shape)}; one boolean for each of {len(here)} samples is wanted")
             classes[here[go]], exits[here[go]] = seen[-1][go].argmax(1), e
             if bool(go.any()):
                 here, alive, seen = here[~go], tuple(v[~go] for v in alive), [s[~go] for s in seen]
@@ -86,20 +96,18 @@ class BranchedNetwork(nn.Module):
         """
         shape = tuple(input_shape or self.input_shape)
         weights = next(self.parameters())
-        training = self.training
-        self.eval()
+        totals: list[int] = []
         try:
             alive: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=weights.device, dtype=weights.dtype),)
-            totals: list[int] = []
-            with torch.no_grad():
+            with torch.no_grad(), mode(self, training=False):
                 for e, stage in enumerate(self.stages):
                     with FlopCounterMode(display=False) as counter:
                         alive = stage(*alive)
                         if e < len(self.heads):
                             self.heads[e](alive[0])
                     totals.append((totals[-1] if totals else 0) + counter.get_total_flops() // 2)
-        finally:
-            self.train(training)
+        except MISFIT as error:
+            raise misfit(shape, error) from error
         return tuple(totals)
 
 
@@ -107,11 +115,12 @@ def add_exits(
     module: nn.Module,
     at: Sequence[str],
     *,
-    classes: int | None = None,
     input_shape: Sequence[int] = (3, 32, 32),
     pool: int | Sequence[int] = 1,
 ) -> BranchedNetwork:
-    """Give a network early exits; its weights are shared with `module`, not copied.
+    """Give a network early exits; its weights are shared with `module`, not copied, and its device and type are theirs too.
+
+    Training and evaluation mode mean to the result what they mean to `module`, for calls such as `F.dropout(x, 0.5, self.training)` too.
 
     Parameters
     ----------
@@ -119,8 +128,6 @@ def add_exits(
         Any `torch.fx`-traceable network whose output is (N, C).
     at
         Where the exits sit, in order: names of submodules (after their last call) such as "layer1" or "features.3".
-    classes
-        C of the exits; default: that of the network's output.
     input_shape
         (C, H, W) of one input.
     pool
@@ -129,78 +136,26 @@ def add_exits(
     Raises
     ------
     TracingError
-        The network cannot be traced.
+        The network cannot be traced, or computes something else in training than in evaluation.
     InvalidInput
-        A position that does not exist, is out of order or has no (N, C, H, W) feature map; an output that is not (N, C).
+        A position that does not exist, is out of order or has no (N, C, H, W) feature map; an output that is not one tensor (N, C);
+        an input shape that does not fit.
     """
     require(len(at) > 0, "no exit positions; name at least one submodule in `at`")
     sizes = [pool] * len(at) if isinstance(pool, int) else list(pool)
     require(len(sizes) == len(at), f"{len(sizes)} pool sizes for {len(at)} exits; give one for all or one an exit")
-    try:
-        traced = fx.symbolic_trace(module)
-    except Exception as error:
-        where = f"{type(module).__name__}: {type(error).__name__}: {error}"
-        raise TracingError(f"cannot trace {where}. Replace control flow that depends on data, or wrap it in a module of its own") from error
-    nodes = list(traced.graph.nodes)
-    cuts = [_position(nodes, name, module) for name in at]
-    require(cuts == sorted(set(cuts)), f"exits at {', '.join(at)} are not in the order of computation, or one is named twice")
-    stages = _split(traced, nodes, cuts)
-
-    alive: tuple[Tensor, ...] = (torch.zeros(2, *input_shape),)
-    heads: list[nn.Module] = []
-    training = module.training
-    module.eval()
-    with torch.no_grad():
-        shapes = []
-        for stage in stages:
-            alive = stage.eval()(*alive)
-            shapes.append(tuple(alive[0].shape))
-    for stage in stages:
-        stage.train(training)
-    module.train(training)
+    require(all(type(size) is int and size >= 1 for size in sizes), f"pool = {pool}; whole numbers from 1 are wanted")
+    stages = cut(module, at)
+    like = next(module.parameters(), torch.zeros(()))
+    with mode(nn.ModuleList(stages), training=False):
+        shapes = probe(stages, at, input_shape, like)
     require(len(shapes[-1]) == 2 and shapes[-1][0] == 2, f"the network's output for a batch of 2 is {shapes[-1]}; (N, C) is wanted")
-    for name, shape, size in zip(at, shapes, sizes, strict=False):
+    for name, shape in zip(at, shapes, strict=False):
         require(len(shape) == 4, f"the output of {name!r} has shape {shape}; an exit needs a feature map (N, C, H, W)")
-        heads.append(Exit(shape[1], size, classes or shapes[-1][1]))
-    return BranchedNetwork(stages, heads, tuple(input_shape))
-
-
-def _position(nodes: Sequence[fx.Node], name: str, module: nn.Module) -> int:
-    """Index of the last node computed inside the submodule `name`."""
-    inside = [
-        i
-        for i, node in enumerate(nodes)
-        if node.op != "output" and any(name == path for path, _ in node.meta.get("nn_module_stack", {}).values())
-    ]
-    if not inside:
-        named = [n for n, _ in module.named_modules() if n and n.count(".") <= 1]
-        raise InvalidInput(f"no exit position {name!r}; there are {', '.join(named[:40])}{' ...' if len(named) > 40 else ''}")
-    return inside[-1]
-
-
-def _split(traced: fx.GraphModule, nodes: Sequence[fx.Node], cuts: Sequence[int]) -> list[fx.GraphModule]:
-    """One module per stretch between cuts: live values in, live values out, the value at the cut first."""
-    order = {node: i for i, node in enumerate(nodes)}
-    output = nodes[-1]
-    bounds = [*cuts, order[output] - 1]
-    stages, entering, start = [], [n for n in nodes if n.op == "placeholder"], 0
-    require(len(entering) == 1, f"the network takes {len(entering)} inputs; exits need exactly one")
-    for e, bound in enumerate(bounds):
-        if e < len(cuts):
-            live = [n for n in nodes[: bound + 1] if any(order[user] > bound for user in n.users)]
-            leaving = [nodes[bound], *(n for n in live if n is not nodes[bound])]
-        else:
-            leaving = list(output.all_input_nodes)
-        graph = fx.Graph()
-        copies = {n: graph.placeholder(n.name) for n in entering}
-        for node in nodes[start : bound + 1]:
-            if node.op != "placeholder":
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(tuple(copies[n] for n in leaving))
-        graph.lint()
-        stages.append(fx.GraphModule(traced, graph))
-        entering, start = leaving, bound + 1
-    return stages
+    heads = [Exit(shape[1], size, shapes[-1][1]).to(like) for shape, size in zip(shapes, sizes, strict=False)]
+    net = BranchedNetwork(stages, heads, tuple(input_shape))
+    net.training = module.training
+    return net
 
 
 class BasicBlock(nn.Module):
@@ -231,7 +186,7 @@ def resnet(depth: int, classes: int, width: float = 1.0, channels: int = 3) -> n
     """
     require(depth in RESNET_BLOCKS, f"no ResNet of depth {depth}; there are {', '.join(map(str, RESNET_BLOCKS))}")
     require(classes >= 2, f"classes = {classes}; at least 2 are wanted")
-    require(round(64 * width) >= 1, f"width = {width}; at least one channel is wanted (width >= {1 / 64})")
+    require(math.isfinite(width) and round(64 * width) >= 1, f"width = {width}; at least one channel is wanted (width >= {1 / 64})")
     widths = [round(base * width) for base in (64, 128, 256, 512)]
     net = nn.Sequential()
     net.add_module("stem", nn.Sequential(nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()))
@@ -275,7 +230,7 @@ def mobilenet(classes: int, width: float = 1.0) -> MobileNetV3:
     of steps before evaluation mode means anything.
     """
     require(classes >= 2, f"classes = {classes}; at least 2 are wanted")
-    require(width > 0, f"width = {width}; it must be above 0")
+    require(0 < width < math.inf, f"width = {width}; it must be above 0 and finite")
     net = mobilenet_v3_small(weights=None, num_classes=classes, width_mult=width)
     for module in net.features[:2].modules():
         if isinstance(module, nn.Conv2d):
