@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from tipslib.experiments.branches import Branched, evaluation, train
 from tipslib.profiles import Profile
 from tipslib.records import Outcome
 
-VERSION = 1
+VERSION = 2
 TOLERANCE = 1e-5
 
 PLAIN = (0.0, 0.0, 0.0, 1.0)
@@ -53,7 +54,7 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
 
 @torch.no_grad()
 def compare(
-    one: BranchedNetwork, other: BranchedNetwork, layers: list[str], batches: list[tuple[Tensor, Tensor]], *, debiased: bool
+    one: BranchedNetwork, other: BranchedNetwork, layers: list[str], batches: Iterable[tuple[Tensor, Tensor]], *, debiased: bool
 ) -> np.ndarray:
     """(L, L) CKA: rows are the layers of `one`, columns those of `other`; a last batch that is too small is left out."""
     similarity = LayerSimilarity(debiased=debiased)
