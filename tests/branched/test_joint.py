@@ -113,3 +113,12 @@ def test_weights_have_to_match_the_exits():
 def test_impossible_shares_are_refused(arguments):
     with pytest.raises(InvalidInput, match="at least 2 exits"):
         equal_weights(*arguments)
+
+
+@pytest.mark.parametrize("at", [0, 7])
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_labels_out_of_range_are_refused(at, wrong):
+    images, labels = batch()
+    labels[2] = wrong
+    with pytest.raises(InvalidInput, match=r"labels outside \[0, 2\]"):
+        JointLoss((0.2, 0.2, 0.2, 0.4)).step(network(), images, labels, step=at, backward=lambda loss: pytest.fail("went backward"))

@@ -103,6 +103,47 @@ def test_area_under_curve_as_the_authors_compute_it():
     assert area_under_curve(np.full(5, 0.7), origin=False) == pytest.approx(0.7)
 
 
+def spoilt(value):
+    """The test data with one pixel that is no number."""
+    images, labels = data()
+    images[50, 1, 2, 3] = value
+    return batches(images, labels)
+
+
+@pytest.mark.parametrize("protocol", ["sgd", "ridge"])
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_refused(net, protocol, part, value):
+    parts = {"train": batches(*data()), "test": batches(*data())} | {part: spoilt(value)}
+    with pytest.raises(InvalidInput, match="activations of stem hold NaN or infinity"):
+        linear_probes(net, ["stem"], lambda e: parts["train"], parts["test"], classes=3, protocol=protocol, epochs=1)
+
+
+@pytest.mark.parametrize("protocol", ["sgd", "ridge"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_labels_out_of_range_are_refused(net, protocol, part):
+    images, labels = data()
+    parts = {"train": batches(*data()), "test": batches(*data())} | {part: batches(images, labels + 5)}
+    with pytest.raises(InvalidInput, match=r"labels outside \[0, 2\]"):
+        linear_probes(net, ["stem"], lambda e: parts["train"], parts["test"], classes=3, protocol=protocol, epochs=1)
+
+
+def test_a_layer_that_is_never_called_is_named():
+    torch.manual_seed(0)
+    net = branched_resnet(10, classes=3, width=0.125)
+    net.unused = nn.ReLU()
+    for name in ("heads", "unused"):
+        for protocol in ("sgd", "ridge"):
+            with pytest.raises(InvalidInput, match=f"layer '{name}' has put out nothing"):
+                linear_probes(net, [name], lambda e: batches(*data()), batches(*data()), classes=3, protocol=protocol)
+
+
+def test_a_layer_that_puts_out_no_tensor_is_named():
+    net = branched_resnet(10, classes=3, width=0.125)
+    with pytest.raises(InvalidInput, match=r"layer 'stages.0' puts out a tuple"), recording(net, ["stages.0"]):
+        net(data()[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -112,6 +153,7 @@ def test_area_under_curve_as_the_authors_compute_it():
         ({"protocol": "ridge", "authors_mode": True}, "authors_mode"),
         ({"classes": 2}, "labels outside"),
         ({"epochs": 0}, "at least 1"),
+        ({"epochs": 3, "learning_rate": 1e38}, "probes diverged"),
         ({"train": lambda e: []}, "no training batches"),
         ({"test": []}, "no test batches"),
     ],

@@ -28,9 +28,18 @@ class JointLoss:
         self.weights = tuple(weights)
 
     def step(self, model: nn.Module, images: Tensor, labels: Tensor, *, step: int, backward: Callable[[Tensor], None]) -> Tensor:
-        """One pass through all exits; exits of weight 0 learn nothing."""
+        """One pass through all exits; exits of weight 0 learn nothing.
+
+        Raises
+        ------
+        InvalidInput
+            Another number of exits, or labels outside [0, C); on a GPU, which would have to be waited for, only the first step looks.
+        """
         logits = model(images)
         require(len(logits) == len(self.weights), f"{len(self.weights)} weights for {len(logits)} exits; one weight an exit is wanted")
+        if step == 0 or labels.device.type == "cpu":
+            classes = logits[0].shape[1]
+            require(bool(((labels >= 0) & (labels < classes)).all()), f"labels outside [0, {classes - 1}]")
         terms = [w * F.cross_entropy(z.float(), labels) for w, z in zip(self.weights, logits, strict=True) if w > 0]
         loss = torch.stack(terms).sum()
         backward(loss)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from tipslib.errors import require
+from tipslib.errors import InvalidInput, require
 
 
 def probed_layers(net: nn.Module) -> list[str]:
@@ -19,6 +19,15 @@ def probed_layers(net: nn.Module) -> list[str]:
     return [name for name, m in net.named_modules() if isinstance(m, kinds) and not name.startswith("heads.")]
 
 
+class Outputs(dict[str, Tensor]):
+    """Layer name to its latest output; a layer that was never called is an error that says so."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise InvalidInput(
+            f"layer {name!r} has put out nothing: the forward pass does not call it. `probed_layers(net)` lists some it does"
+        )
+
+
 @contextmanager
 def recording(net: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within the context, each forward pass fills the dictionary with the detached outputs of the named modules.
@@ -26,7 +35,8 @@ def recording(net: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     Raises
     ------
     InvalidInput
-        A name that is no module of the network, or none at all.
+        A name that is no module of the network, or none at all; within the context, a module that does not put out one tensor, and
+        asking for one that the forward pass does not call.
     """
     modules = dict(net.named_modules())
     require(len(names) > 0, "no layers named; `probed_layers(net)` lists those the papers probe")
@@ -34,10 +44,12 @@ def recording(net: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
         require(
             name in modules, f"no layer {name!r}; `probed_layers(net)` lists those the papers probe, `net.named_modules()` all there are"
         )
-    outputs: dict[str, Tensor] = {}
+    outputs = Outputs()
 
     def keep(name: str) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise InvalidInput(f"layer {name!r} puts out a {type(output).__name__}; one tensor is wanted: name a layer inside it")
             outputs[name] = output.detach()
 
         return modules[name].register_forward_hook(hook)

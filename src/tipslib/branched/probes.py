@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tipslib.branched.layers import recording
-from tipslib.errors import require
+from tipslib.errors import InvalidInput, require
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """Epoch to the (images, labels) batches of that epoch."""
@@ -49,7 +49,8 @@ def linear_probes(
     Raises
     ------
     InvalidInput
-        Unknown layer or protocol, labels outside [0, classes).
+        Unknown layer or protocol, a layer that is never called, labels outside [0, classes), activations that are not finite, probes
+        that diverged.
     """
     require(protocol in ("sgd", "ridge"), f"no probe protocol {protocol!r}; there are 'sgd' and 'ridge'")
     require(not (authors_mode and protocol == "ridge"), "authors_mode belongs to the protocol 'sgd'")
@@ -91,6 +92,14 @@ def _checked(labels: Tensor, classes: int) -> Tensor:
     return labels
 
 
+def _refuse(outputs: dict[str, Tensor], layers: Sequence[str]) -> NoReturn:
+    """Say whether the network or the probes brought forth what is not finite; looking at activations only then costs nothing else."""
+    bad = [name for name in layers if not bool(torch.isfinite(outputs[name]).all())]
+    if bad:
+        raise InvalidInput(f"activations of {', '.join(bad)} hold NaN or infinity; check network and images before probing")
+    raise InvalidInput("the probes diverged; lower their learning rate")
+
+
 def _sgd(
     net: nn.Module,
     outputs: dict[str, Tensor],
@@ -116,6 +125,8 @@ def _sgd(
             target = _checked(labels, classes)
             logits = [probes[name](outputs[name].flatten(1).float()) for name in layers]
             loss = sum((F.cross_entropy(_drop(z, dropout, generator), target) for z in logits), start=torch.zeros((), device=target.device))
+            if not bool(torch.isfinite(loss)):
+                _refuse(outputs, layers)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -125,9 +136,13 @@ def _sgd(
         for images, labels in test:
             _run(net, images)
             target = _checked(labels, classes)
+            finite = torch.ones((), dtype=torch.bool, device=target.device)
             for i, name in enumerate(layers):
-                z = _drop(probes[name](outputs[name].flatten(1).float()), dropout, generator)
-                hits[i] += (z.argmax(1) == target).sum().cpu()
+                z = probes[name](outputs[name].flatten(1).float())
+                finite &= torch.isfinite(z).all()
+                hits[i] += (_drop(z, dropout, generator).argmax(1) == target).sum().cpu()
+            if not bool(finite):
+                _refuse(outputs, layers)
             seen += len(target)
     require(seen > 0, "no test batches")
     return np.asarray(hits.double().numpy() / seen)
@@ -162,11 +177,13 @@ def _ridge(
     cross: dict[str, Tensor] = {}
     for images, labels in train:
         _run(net, images)
-        target = F.one_hot(_checked(labels, classes).long(), classes).double()
+        wanted = F.one_hot(_checked(labels, classes).long(), classes).double()
         for name in layers:
             x = _pooled(outputs[name])
+            if not bool(torch.isfinite(x).all()):
+                _refuse(outputs, layers)
             gram[name] = gram.get(name, 0) + x.T @ x
-            cross[name] = cross.get(name, 0) + x.T @ target
+            cross[name] = cross.get(name, 0) + x.T @ wanted
     require(len(gram) > 0, "no training batches")
     weights = {}
     for name in layers:
@@ -175,8 +192,12 @@ def _ridge(
     hits, seen = torch.zeros(len(layers)), 0
     for images, labels in test:
         _run(net, images)
+        target = _checked(labels, classes)
         for i, name in enumerate(layers):
-            hits[i] += ((_pooled(outputs[name]) @ weights[name]).argmax(1) == labels).sum().cpu()
+            scores = _pooled(outputs[name]) @ weights[name]
+            if not bool(torch.isfinite(scores).all()):
+                _refuse(outputs, layers)
+            hits[i] += (scores.argmax(1) == target).sum().cpu()
         seen += len(labels)
     require(seen > 0, "no test batches")
     return np.asarray(hits.double().numpy() / seen)
