@@ -1,5 +1,6 @@
 """What the experiments on branched networks share: one training for all of them, answers in order, exits that learnt something."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -86,10 +87,23 @@ def test_evaluation_shows_the_test_set_in_its_order():
     logits, labels = answers(net, batches)
     assert logits.shape == (4, len(data.labels), 10)
     with torch.no_grad():
-        first = torch.stack(net(batches[0][0]))
-    torch.testing.assert_close(logits[:, : len(batches[0][1])], first, rtol=1e-5, atol=1e-6)
+        images, found = next(iter(batches))
+        first = torch.stack(net(images))
+    torch.testing.assert_close(logits[:, : len(found)], first, rtol=1e-5, atol=1e-6)
     assert labels.tolist() == np.asarray(data.labels).tolist()
     assert PIXELS["digits"].flip is False
+
+
+def test_the_test_set_is_made_anew_at_each_pass_and_not_kept():
+    """Memory: bytes of the images and one batch of floats, whatever the size of the test set."""
+    batches, data = evaluation(replace(TINY, batch_size=32), SMOKE, TINY.build(10))
+    first = [(images.clone(), labels.clone()) for images, labels in batches]
+    assert len(first) == -(-len(data.labels) // 32) > 3
+    for (x, a), (y, b) in zip(first, batches, strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(a, b)
+    made = [weakref.ref(images) for images, _ in batches]
+    assert sum(ref() is not None for ref in made) == 0
 
 
 @pytest.mark.parametrize(

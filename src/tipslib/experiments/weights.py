@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,7 +88,7 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
 
 
 @torch.no_grad()
-def separation(net: BranchedNetwork, layers: list[str], batches: list[tuple[torch.Tensor, torch.Tensor]], classes: int) -> list[float]:
+def separation(net: BranchedNetwork, layers: list[str], batches: Iterable[tuple[torch.Tensor, torch.Tensor]], classes: int) -> list[float]:
     """R^2 of each layer on the test set, streamed over batches."""
     measures = {name: ClassSeparation(classes) for name in layers}
     with recording(net, layers) as outputs:
