@@ -132,6 +132,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert everything(tmp_path) == {"deep", "deep/set", "deep/set/whole"}
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tipslib.archives import aside
+with aside(Path(sys.argv[1])) as work:
+    (work / "half").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_download_left_goes_with_the_next(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "set")], timeout=60)
+    assert len(everything(tmp_path)) == 2
+    with aside(tmp_path / "set") as work:
+        (work / "whole").touch()
+    assert everything(tmp_path) == {"set", "set/whole"}
+
+
 def test_of_two_who_make_one_folder_the_first_stays(tmp_path):
     with aside(tmp_path / "set") as one, aside(tmp_path / "set") as two:
         (one / "a").write_bytes(b"later")

@@ -3,6 +3,9 @@
 import contextlib
 import hashlib
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from torchvision.transforms import functional as transforms
 from tipslib import decoding
 from tipslib.decoding import UNREADABLE, decode, decoded, list_photographs, read_npy
 from tipslib.errors import CorruptFile, MissingData, StorageError
+from tipslib.records import beside
 
 
 def photograph(path, seed, width=20, height=16, mode="RGB"):
@@ -210,6 +214,19 @@ def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         decoded(list_photographs(folder, "train"), "set", 8, tmp_path / "cache")
     assert files(tmp_path / "cache") == []
+
+
+def test_what_a_killed_decoding_left_goes_with_the_next(folder, tmp_path):
+    place = tmp_path / "cache" / "decoded"
+    _, _, array = decoded(list_photographs(folder, "train"), "set", 8, tmp_path / "cache")
+    whole = files(tmp_path / "cache")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = beside(place / array.stem.rpartition("-")[0]).name.replace(f".{os.getpid()}.", f".{dead.pid}.")
+    (place / name).write_bytes(b"half")
+    array.unlink()
+    decoded(list_photographs(folder, "train"), "set", 8, tmp_path / "cache")
+    assert files(tmp_path / "cache") == whole
 
 
 def packed(kind):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tipslib.errors import CorruptFile, StorageError
 from tipslib.profiles import get_profile
-from tipslib.records import Outcome, Record, Run, Store, canonical, read, write_atomically
+from tipslib.records import Outcome, Record, Run, Store, beside, canonical, read, write_atomically
 
 RUN = Run("stability", {"subnetworks": [2, 4]}, "smoke", 0, "v1")
 OTHER = Run("stability", {}, "smoke", 0, "v1")
@@ -276,6 +276,28 @@ def test_of_two_writers_one_wins_and_both_are_whole_all_the_time(store: Store, t
     assert last is not None
     assert (last.arrays["curve"] == last.values["who"]).all()
     assert len(files(store)) == 3, "one record and the arrays of each writer, nothing temporary"
+
+
+def test_what_a_killed_process_left_goes_and_what_others_write_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = beside(tmp_path / "a.json")
+    assert str(os.getpid()) in mine.name
+    machine = mine.name.split(".")[3]
+    left = [tmp_path / f".a.json.{machine}.{dead.pid}.01234567", tmp_path / f".a.json.{machine}.{10**30}.01234567"]
+    others = [
+        tmp_path / f".a.json.{machine}.1.01234567",  # a process that lives
+        tmp_path / f".a.json.{'0' * 8}.{dead.pid}.01234567",  # another machine's
+        tmp_path / f".ab.json.{machine}.{dead.pid}.01234567",  # of another file
+        tmp_path / f"a.json.{machine}.{dead.pid}.01234567",
+    ]
+    for path in (mine, *left, *others):
+        path.write_bytes(b"half")
+    folder = tmp_path / f".a.json.{machine}.{dead.pid}.89abcdef"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "half").touch()
+    write_atomically(tmp_path / "a.json", b"whole")
+    assert set(tmp_path.iterdir()) == {mine, *others, tmp_path / "a.json"}
 
 
 def test_a_killed_writer_leaves_the_old_record_or_the_new_one(store: Store, tmp_path: Path) -> None:

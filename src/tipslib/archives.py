@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-import os
-import secrets
 import shutil
 import stat
 import tarfile
@@ -15,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tipslib.errors import CorruptFile, InvalidInput, StorageError, require
+from tipslib.records import beside
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -33,7 +32,7 @@ def aside(target: Path) -> Iterator[Path]:
     StorageError
         The place is read-only or full.
     """
-    work = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    work = beside(target)
     try:
         work.mkdir(parents=True)
         yield work

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import struct
 import tokenize
 import zipfile
@@ -24,7 +23,7 @@ from PIL import Image
 
 from tipslib.errors import CorruptFile, MissingData, StorageError
 from tipslib.progress import track
-from tipslib.records import write_atomically
+from tipslib.records import beside, write_atomically
 
 FORMAT = 1
 """Raised by hand when `decode` changes, so that arrays decoded before are not used."""
@@ -197,7 +196,7 @@ def _write(listing: Listing, size: int, base: Path, expected: dict[str, str]) ->
 
     found: dict[str, str] = {}
     running = hashlib.sha256()
-    work = base.with_name(f".{base.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    work = beside(base)
     # written block by block: a full disk is an error here, but kills the process that writes through a memory map
     try:
         work.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,10 @@ import hashlib
 import io
 import json
 import os
+import platform
+import re
 import secrets
+import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -176,7 +179,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     StorageError
         The folder or disk refuses; the temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -191,6 +194,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A hidden name in the folder of `path`, for what will take its place; what killed processes left under such names is removed.
+
+    The name holds machine and process, since a folder may be shared: only the processes of this machine can be asked whether they live.
+    """
+    machine = _digest(platform.node().encode())[:8]
+    ours = re.compile(rf"\.{re.escape(path.name)}\.{machine}\.(\d+)\.[0-9a-f]{{8}}")
+    # a folder that is missing or may not be read is for the caller to report, who wants to write there
+    with contextlib.suppress(OSError):
+        for left in list(path.parent.iterdir()):
+            if (named := ours.fullmatch(left.name)) and not _lives(int(named[1])):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{machine}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # it is there, and somebody else's
+    return True
 
 
 def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
