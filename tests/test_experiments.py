@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -181,3 +184,40 @@ def test_code_that_is_imported_counts(toy: ModuleType, tmp_path: Path) -> None:
     forget_sources()
     assert plan("toy").key != before
     sys.modules.pop("tipslib.experiments.toy_helper", None)
+
+
+def test_code_that_only_draws_does_not_count(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewritten(toy, "import numpy as np\n", "import numpy as np\n\nimport tipslib.reporting\nfrom tipslib.reporting import graphs, style\n")
+    asked: list[str] = []
+    source = experiments._source
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "_source", lambda module: (asked.append(module), source(module))[1])
+        plan("toy")
+    assert "tipslib.records" in asked
+    assert [module for module in asked if module.startswith("tipslib.reporting")] == []
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_no_experiment_asks_the_drawing_code_for_more_than_drawings(name: str) -> None:
+    """What `source_digest` leaves out must not be able to change a result: it is imported to draw, and nowhere else."""
+    drawing = "tipslib.analysis"
+    waiting, seen = [f"tipslib.experiments.{name}"], set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen and (found := experiments._source(module)) is not None:
+            seen.add(module)
+            waiting += found[1]
+            tree = ast.parse(Path(str(importlib.util.find_spec(module).origin)).read_text())  # type: ignore[union-attr]
+            assert module == drawing or not any(n.startswith("tipslib.reporting") for n in experiments._imports(tree)), module
+
+
+def test_where_git_hangs_or_is_missing_the_revision_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (subprocess.TimeoutExpired("git", 10), FileNotFoundError("git")):
+
+        def refuses(*arguments: object, error: Exception = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(subprocess, "run", refuses)
+        provenance = experiments._provenance(1.5)
+        assert provenance["revision"] is None
+        assert provenance["seconds"] == 1.5

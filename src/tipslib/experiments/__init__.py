@@ -154,7 +154,10 @@ def code_version(version: int, module: str, profile: Profile) -> str:
 
 @cache
 def source_digest(module: str) -> str:
-    """Digest of the syntax trees (comments and layout do not count) of `module` and the tipslib modules it imports, transitively."""
+    """Digest of the syntax trees (comments and layout do not count) of `module` and the tipslib modules it imports, transitively.
+
+    `tipslib.reporting` is left out: it draws what experiments have found, and nothing an experiment returns comes from there.
+    """
     seen: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -172,7 +175,8 @@ def _source(module: str) -> tuple[str, list[str]] | None:
     if spec is None or spec.origin is None:
         return None
     tree = ast.parse(Path(spec.origin).read_text())
-    return ast.dump(tree), [name for name in _imports(tree) if name.startswith("tipslib.")]
+    found = [name for name in _imports(tree) if name.startswith("tipslib.")]
+    return ast.dump(tree), [name for name in found if not f"{name}.".startswith("tipslib.reporting.")]
 
 
 def _imports(tree: ast.AST) -> list[str]:
