@@ -96,3 +96,13 @@ def test_reproduced_needs_every_variant(tmp_path: Path, monkeypatch: pytest.Monk
     assert state(get_artefact("progressive-table1"), smoke, store) == "not run"
     store.save(other, Outcome({}), {})
     assert state(get_artefact("progressive-table1"), smoke, store) == "recomputed"
+
+
+def test_a_record_that_was_cut_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artefacts, "plan_all", planned)
+    smoke = get_profile("smoke")
+    store = Store(smoke, tmp_path)
+    record = store.save(planned("stability", smoke)[0], Outcome({"a": 1}), {})
+    assert state(get_artefact("tips-fig6"), smoke, store) == "recomputed"
+    record.path.write_bytes(record.path.read_bytes()[:-20])
+    assert state(get_artefact("tips-fig6"), smoke, store) == "not run"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from tipslib.errors import InvalidInput
+from tipslib.errors import CorruptFile, InvalidInput
 from tipslib.experiments import plan_all
 from tipslib.profiles import Profile, get_profile
-from tipslib.records import Store
+from tipslib.records import Run, Store
 
 State = Literal["recomputed", "not run"]
 
@@ -97,7 +97,7 @@ def get_artefact(identifier: str) -> Artefact:
 def state(artefact: Artefact, profile: str | Profile, store: Store | None = None) -> State:
     """Whether the artefact has a notebook, and its experiments a record of the present version for every variant and seed.
 
-    Only the presence of records is looked up; `tipslib verify` says whether they are whole and repeatable.
+    A record that was cut or altered counts as none. `tipslib verify` says whether records are repeatable.
 
     Raises
     ------
@@ -109,4 +109,11 @@ def state(artefact: Artefact, profile: str | Profile, store: Store | None = None
     if artefact.notebook is None:
         return "not run"
     runs = [run for name in artefact.experiments for run in plan_all(name, profile)]
-    return "recomputed" if all(store.path(run).exists() for run in runs) else "not run"
+    return "recomputed" if all(_whole(store, run) for run in runs) else "not run"
+
+
+def _whole(store: Store, run: Run) -> bool:
+    try:
+        return store.find(run) is not None
+    except CorruptFile:
+        return False
