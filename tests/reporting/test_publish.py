@@ -58,11 +58,19 @@ def test_notebooks_run_in_this_python_and_beside_their_source(home):
     assert page.cells[2].outputs[0].text.splitlines() == [sys.executable, str(home / "notebooks")]
 
 
+def test_failing_parameters_are_named_by_their_own_number(home):
+    write(home, "page", "good = 1")
+    path = home / "notebooks" / "page.ipynb"
+    path.write_text(path.read_text().replace("seed = None", "seed = nothing"))
+    with pytest.raises(NotebookFailed, match=r"cell 1 .* raised NameError"):
+        execute("page", "smoke", home / "out.ipynb")
+
+
 def test_failing_cell_is_named_and_the_run_kept(home):
     write(home, "page", "good = 1", "bad = good / 0")
     output = home / "out" / "page.ipynb"
     with pytest.raises(
-        NotebookFailed, match=r"notebook page at profile smoke: cell \d \('bad = good / 0'\) raised ZeroDivisionError"
+        NotebookFailed, match=r"notebook page at profile smoke: cell 3 \('bad = good / 0'\) raised ZeroDivisionError"
     ) as error:
         execute("page", "smoke", output)
     assert not output.exists()

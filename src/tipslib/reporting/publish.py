@@ -80,12 +80,13 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
                 source, raw, given, kernel_name="python3", language="python", cwd=source.parent, progress_bar=watched()
             )
         except (PapermillExecutionError, DeadKernelError) as error:
-            kept = ""
+            kept, run = "", None
             if raw.exists():
+                run = nbformat.read(raw, as_version=4)
                 output.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(raw, failed)
                 kept = f". The run up to there: {failed}"
-            raise NotebookFailed(f"notebook {name} at profile {profile}: {_reason(error)}{kept}") from error
+            raise NotebookFailed(f"notebook {name} at profile {profile}: {_reason(error, run)}{kept}") from error
         page = published(nbformat.read(raw, as_version=4), name)
     write_atomically(output, nbformat.writes(page).encode())
     failed.unlink(missing_ok=True)
@@ -169,10 +170,15 @@ def _book_links(html: str) -> str:
     return re.sub(r'(class="tips-source" href=")\.\./src/([\w/-]+)\.py', r"\1../_modules/\2.html", html)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, run: Any) -> str:
+    """What went wrong, with the number of the cell in the notebook as it is written, counted from 0 as in the pages."""
     if not hasattr(error, "ename"):
         return f"the kernel died ({error})"
     cell = getattr(error, "cell_index", "?")
+    if run is not None and isinstance(cell, int):
+        tags = [set(c.metadata.get("tags", [])) for c in run.cells]
+        written = [t for t in tags if "papermill-error-cell-tag" not in t]  # those it puts in after the run
+        cell -= sum("injected-parameters" in t for t in written[:cell])
     line = next((line for line in str(getattr(error, "source", "")).splitlines() if line.strip()), "")
     return f"cell {cell} ({line!r}) raised {error.ename}: {getattr(error, 'evalue', '')}"
 
