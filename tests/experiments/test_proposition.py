@@ -16,7 +16,8 @@ from tipslib.experiments import proposition
 from tipslib.experiments.proposition import MEASURES, Parameters
 from tipslib.profiles import get_profile
 from tipslib.topology import NetworkGraph, sample_subnetworks, tas, tps
-from tipslib.topology.isometry import Route, average_degree, singular_value_bounds
+from tipslib.topology.degrees import average_degree, singular_value_bounds
+from tipslib.topology.isometry import Route
 
 SMALL = Parameters(data="digits", layers=(16, 20), width=6, nodes=10, paths=40, images=3, resamples=100)
 

@@ -8,19 +8,17 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from tipslib.errors import InvalidInput
+from tipslib.topology.degrees import average_degree, largest_variance, singular_value_bounds
 from tipslib.topology.isometry import (
     Route,
-    average_degree,
     block_means,
     end_to_end_path_means,
-    largest_variance,
     layer_means,
     layerwise_path_means,
     mean_singular_value,
     path_jacobians,
     released_path_means,
     residual_states,
-    singular_value_bounds,
 )
 
 A, S, L = Route.ABSENT, Route.SKIP, Route.LAYERS

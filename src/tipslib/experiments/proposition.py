@@ -17,18 +17,16 @@ from tipslib.errors import require
 from tipslib.profiles import Profile
 from tipslib.records import Outcome
 from tipslib.topology import NetworkGraph, sample_subnetworks, tas, tps
+from tipslib.topology.degrees import average_degree, largest_variance, singular_value_bounds
 from tipslib.topology.isometry import (
     Route,
-    average_degree,
     block_means,
     end_to_end_path_means,
-    largest_variance,
     layer_means,
     layerwise_path_means,
     mean_singular_value,
     released_path_means,
     residual_states,
-    singular_value_bounds,
 )
 
 VERSION = 1

@@ -1,4 +1,4 @@
-"""How close to 1 are the singular values of a residual network's Jacobians, and what does a path's degree say about them?
+"""How close to 1 are the singular values of a residual network's Jacobians, layer by layer and along paths?
 
 The networks are those of TIPS, Fig. 5a: blocks of two linear layers with a skip connection around them,
 `y = x + relu(W2 relu(W1 x))`, all of one width, without biases. With the 0/1 activation masks D1, D2 of an input, the block's
@@ -7,13 +7,9 @@ branch has the Jacobian D2 W2 D1 W1. A path crosses consecutive blocks and takes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
-from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from tipslib.errors import require
@@ -248,74 +244,6 @@ def path_jacobians(weights: Tensor, states: Tensor, routes: Tensor, *, shortcuts
         transposed[paths] = outer.add_(before) if shortcuts else outer
         state[paths] = state[paths] + branch.relu() if shortcuts else branch.relu()
     return transposed.mT
-
-
-def average_degree(widths: Sequence[int], skips: Sequence[tuple[int, int]] = ()) -> float:
-    """Average degree w_e of a fully connected network: links (weights and skip connections) per neuron, inputs excluded (TIPS, Fig. 3).
-
-    Parameters
-    ----------
-    widths
-        Neurons of each layer, the input first.
-    skips
-        Pairs (from layer, to layer), 0 being the input: one link from each neuron to the one with the same number.
-
-    Raises
-    ------
-    InvalidInput
-        Fewer than two layers, an empty layer, a skip that leads nowhere, backwards, or between different widths.
-
-    Examples
-    --------
-    >>> average_degree((3, 3, 3)), average_degree((3, 3, 3), [(0, 2)])
-    (3.0, 3.5)
-    """
-    require(
-        len(widths) >= 2 and min(widths) >= 1, f"widths = {tuple(widths)}; an input and at least one layer, of 1 neuron or more, are wanted"
-    )
-    for source, target in skips:
-        require(0 <= source < target < len(widths), f"skip ({source}, {target}); 0 <= from < to <= {len(widths) - 1} is wanted")
-        require(
-            widths[source] == widths[target],
-            f"skip ({source}, {target}) joins {widths[source]} to {widths[target]} neurons; equal widths are wanted",
-        )
-    weights = sum(a * b for a, b in pairwise(widths))
-    return (weights + sum(widths[target] for _, target in skips)) / sum(widths[1:])
-
-
-def singular_value_bounds(
-    variance: float, effective_width: ArrayLike, real_width: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper bound sqrt(q w_e) -/+ sqrt(q w_r) of the mean singular value (TIPS, Eq. 11).
-
-    Raises
-    ------
-    InvalidInput
-        A variance or width that is not positive.
-    """
-    wide = np.asarray(effective_width, dtype=np.float64)
-    require(variance > 0 and real_width > 0 and bool((wide > 0).all()), "variance, effective and real width must be positive")
-    centre, half = np.sqrt(variance * wide), np.sqrt(variance * real_width)
-    return centre - half, centre + half
-
-
-def largest_variance(effective_width: float, real_width: float) -> float:
-    """The largest initial variance q = epsilon that Prop. 3.1 allows, 1 / (w_e + w_r + 2 sqrt(w_e w_r)) (TIPS, Eq. 13).
-
-    Parameters
-    ----------
-    effective_width
-        The larger w_e of the two paths.
-    real_width
-        w_r.
-
-    Raises
-    ------
-    InvalidInput
-        A width that is not positive.
-    """
-    require(effective_width > 0 and real_width > 0, f"w_e = {effective_width}, w_r = {real_width}; both must be positive")
-    return 1 / (effective_width + real_width + 2 * float(np.sqrt(effective_width * real_width)))
 
 
 def _check_weights(weights: Tensor) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from tipslib.experiments.proposition import DEGREES, MEASURES
 from tipslib.records import Record
 from tipslib.reporting.claims import Claim, Finding, Verdict
-from tipslib.topology.isometry import singular_value_bounds
+from tipslib.topology.degrees import singular_value_bounds
 
 LEVEL = 0.05
 """Error level of the statistical claims, shared by Holm's correction between all depths and seeds."""
