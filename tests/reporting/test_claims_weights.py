@@ -136,6 +136,26 @@ def test_smoke_is_too_small_to_decide() -> None:
     assert {claim.judge(small).verdict for claim in CLAIMS} == {Verdict.UNDECIDED}
 
 
+OF_PROBES = {"layers-probes-gain-early", *(name for name in REFUTED if name.startswith("exit-weights-"))}
+
+
+@pytest.mark.parametrize("name", REFUTED)
+def test_ridge_probes_do_not_decide_what_the_paper_says_of_its_probes(name: str) -> None:
+    for change in (lambda w, v: {}, REFUTED[name]):
+        found = records(change)
+        ridge = [
+            Record(Run("weights", {**r.run.parameters, "probe": "ridge"}, "gpu", r.run.seed, "v1"), r.values, r.arrays, {}, r.path)
+            for r in found
+        ]
+        finding = judge(name, ridge)
+        if name in OF_PROBES:
+            assert finding.verdict is Verdict.UNDECIDED
+            assert "ridge" in finding.reason
+            assert finding.effect == judge(name, found).effect
+        else:
+            assert finding == judge(name, found)
+
+
 def test_missing_weightings_are_named() -> None:
     finding = judge("exit-weights-equal-is-best", records(rows=MULTIPLE[:2]))
     assert finding.verdict is Verdict.UNDECIDED

@@ -9,9 +9,9 @@ import numpy as np
 
 from tipslib.experiments.weights import TABLE
 from tipslib.records import Record
-from tipslib.reporting.claims import Claim, Finding, Verdict
-from tipslib.reporting.claims.seeds import largest_below, smallest_above, within
-from tipslib.reporting.published import published, quoted
+from tipslib.reporting.claims import Claim, Finding, Verdict, probe_areas
+from tipslib.reporting.claims.seeds import largest_below, smallest_above
+from tipslib.reporting.published import quoted
 from tipslib.reporting.weightings import (
     BASELINE,
     EQUAL,
@@ -19,17 +19,13 @@ from tipslib.reporting.weightings import (
     MULTIPLE,
     SINGLE,
     Weights,
-    auc,
     by_weights,
-    fractional_gain,
     largest_fall,
     log_separation,
     mode_area,
     name_of,
     own_exits,
     per_seed,
-    position_share,
-    rank_agreement,
     steps_after,
 )
 
@@ -113,73 +109,16 @@ def _probes_at_first(records: Sequence[Record]) -> Finding:
     return smallest_above(gain, 0.0, reason)
 
 
-def _equal_is_best(records: Sequence[Record]) -> Finding:
-    others = [w for w in MULTIPLE if w != EQUAL]
-    areas, equal = per_seed(records, others, auc), per_seed(records, [EQUAL], auc)
-    each = ", ".join(f"{name_of(w)} {a.mean():.4f}" for w, a in zip(others, areas, strict=True))
-    return smallest_above(100 * (equal - areas), 0.0, f"AUC {equal.mean():.4f} with equal weights; {each}")
-
-
-def _early_helps_more(records: Sequence[Record]) -> Finding:
-    gain = np.array([fractional_gain(records, rows).mean(axis=0) for rows in SINGLE])
-    each = ", ".join(f"{g.mean():+.2f} %" for g in gain)
-    return smallest_above(gain[:-1] - gain[1:], 0.0, f"mean gain of AUC with one early exit, first to third: {each}")
-
-
-def _position_over_weight(records: Sequence[Record]) -> Finding:
-    share = position_share(np.stack([per_seed(records, rows, auc) for rows in SINGLE]))
-    reason = f"the position explains {100 * share.mean():.0f} % of the variance of AUC over the twelve rows with one early exit"
-    return smallest_above(share[None], 0.5, reason)
-
-
-def _all_raise(records: Sequence[Record]) -> Finding:
-    gain = fractional_gain(records, TABLE[1:])
-    least = TABLE[1 + int(gain.mean(axis=1).argmin())]
-    above = int((gain.mean(axis=1) > 0).sum())
-    reason = (
-        f"{above} of {len(gain)} branched networks are above the unbranched one; the least, {name_of(least)}, gains "
-        f"{gain.mean(axis=1).min():+.2f} %"
-    )
-    return smallest_above(gain, 0.0, reason)
-
-
-def _first_gain(records: Sequence[Record]) -> Finding:
-    printed = quoted("progressive-auc-gain-first").value
-    gain = fractional_gain(records, SINGLE[0])
-    best = int(gain.mean(axis=1).argmax())
-    reason = (
-        f"the largest gain with the first exit alone is {gain[best].mean():+.2f} %, at {name_of(SINGLE[0][best])}; the paper has "
-        f"{printed:g} %, and 'as large' means within a factor of two"
-    )
-    return within(gain[best], printed / 2, printed * 2, reason)
-
-
-def _third_gain(records: Sequence[Record]) -> Finding:
-    bar = quoted("progressive-auc-gain-third").value
-    gain = fractional_gain(records, SINGLE[2])
-    reason = f"gains with the third exit alone: {gain.mean(axis=1).min():+.2f} % to {gain.mean(axis=1).max():+.2f} %; the bar is {bar:g} %"
-    return largest_below(gain, bar, reason)
-
-
-def _ranks(records: Sequence[Record]) -> Finding:
-    measured = per_seed(records, TABLE, auc)
-    rho, interval = rank_agreement(measured.mean(axis=1), published("progressive-table1")["auc"].to_numpy())
-    verdict = Verdict.HOLDS if interval[0] > 0 else Verdict.FAILS if interval[1] <= 0 else Verdict.UNDECIDED
-    reason = (
-        f"Spearman's rank correlation of the {len(TABLE)} measured areas with those of Table 1 is {rho:.2f}; the interval resamples rows"
-    )
-    return Finding(verdict, rho, interval, measured.shape[1], reason)
-
-
-def _needs(rows: Sequence[Weights], test: Callable[[Sequence[Record]], Finding]) -> Callable[[Sequence[Record]], Finding]:
-    """The test, where there are records of all weightings it compares."""
+def _needs(rows: Sequence[Weights], test: Callable[[Sequence[Record]], Finding], probes: bool) -> Callable[[Sequence[Record]], Finding]:
+    """The test, where there are records of all weightings it compares, with the paper's probes if it asks for `probes`."""
 
     def guarded(records: Sequence[Record]) -> Finding:
         grouped = by_weights(records)
         missing = [name_of(w) for w in rows if not grouped.get(w)]
         if missing:
             return Finding(Verdict.UNDECIDED, None, None, 0, f"no runs with the weights {', '.join(missing)} yet")
-        return test(records)
+        finding = test(records)
+        return probe_areas.of_the_papers_probes(records, finding) if probes else finding
 
     return guarded
 
@@ -193,8 +132,10 @@ def _claim(
     test: Callable[[Sequence[Record]], Finding],
     rows: Sequence[Weights] = TABLE,
     paper: Literal["progressive", "companion"] = "progressive",
+    probes: bool = False,
 ) -> Claim:
-    return Claim(f"{page.replace('_', '-')}-{id}", paper, where, words, quantity, "weights", _PROFILES, _needs(rows, test), page)
+    tested = _needs(rows, test, probes)
+    return Claim(f"{page.replace('_', '-')}-{id}", paper, where, words, quantity, "weights", _PROFILES, tested, page)
 
 
 CLAIMS = (
@@ -263,6 +204,7 @@ CLAIMS = (
         "The first exit makes linear probes more accurate early in the network.",
         "smallest gain of probe accuracy at the first exit, in percentage points",
         _probes_at_first,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -270,8 +212,9 @@ CLAIMS = (
         "Sec. 3, Table 1; abstract",
         "Among networks with several early exits, weighting them equally maximises the area under the probe curve.",
         "smallest lead in AUC, in percentage points",
-        _equal_is_best,
+        probe_areas.equal_is_best,
         MULTIPLE,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -279,7 +222,8 @@ CLAIMS = (
         "Sec. 3, Table 1",
         "With a single early exit, an earlier one is more effective.",
         "gain of AUC, less that of the exit behind, in percentage points (the smaller of two)",
-        _early_helps_more,
+        probe_areas.early_helps_more,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -287,7 +231,8 @@ CLAIMS = (
         "Sec. 3, Table 1",
         "The position of an exit has a greater effect than its weight.",
         "share of the variance of AUC that the position explains",
-        _position_over_weight,
+        probe_areas.position_over_weight,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -295,7 +240,8 @@ CLAIMS = (
         "Table 1",
         "Every branched network has a larger area under the probe curve than the unbranched one.",
         "smallest gain of AUC, in percent of the unbranched network's",
-        _all_raise,
+        probe_areas.all_raise,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -303,7 +249,8 @@ CLAIMS = (
         "Sec. 3",
         "A single first exit improves the area by up to 5.7 %.",
         "largest gain of AUC, in percent of the unbranched network's",
-        _first_gain,
+        probe_areas.first_gain,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -311,7 +258,8 @@ CLAIMS = (
         "Sec. 3",
         "A single third exit improves the area by less than 1 %.",
         "largest gain of AUC, in percent of the unbranched network's",
-        _third_gain,
+        probe_areas.third_gain,
+        probes=True,
     ),
     _claim(
         "exit_weights",
@@ -319,7 +267,8 @@ CLAIMS = (
         "Table 1",
         "The sixteen weightings come out in the order of Table 1, better than by chance.",
         "Spearman's rank correlation with the published areas",
-        _ranks,
+        probe_areas.ranks,
         paper="companion",
+        probes=True,
     ),
 )
