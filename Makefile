@@ -15,15 +15,15 @@ COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-
 help:
 	@echo 'make book    executes the notebooks, builds the HTML book, prints the file to open'
 	@echo 'make test    everything that is checked: style, types, tests, notebooks, book, book in a browser'
-	@echo 'make lab     opens the notebooks in JupyterLab'
+	@echo 'make lab     opens the notebooks in JupyterLab; there the profile stands in the first cell of code'
 	@echo 'make bench   speed against the obvious alternative'
 	@echo 'make lock    pins what pyproject.toml asks for in requirements.lock'
 	@echo 'make clean   removes everything that was built, except .venv'
 	@echo ''
 	@echo 'Each of them sets up .venv first (make setup does only that). To narrow or widen:'
-	@echo '  PROFILE=smoke, laptop, gpu or paper   how large the runs are (default: smoke)'
-	@echo '  NOTEBOOK=stability                    one notebook alone, without the book'
-	@echo '  JOBS=2                                how many runs at once (default: one a core)'
+	@echo '  PROFILE=smoke, laptop, gpu or paper   book, test: how large the runs are (default: smoke)'
+	@echo '  NOTEBOOK=stability                    book, test, lab: one notebook alone, without the book'
+	@echo '  JOBS=2                                book, test: how many runs at once (default: one a core)'
 	@echo '  PYTHON=/path/to/python3               which Python to set up with'
 
 book test bench: export XDG_CACHE_HOME := $(VENV)/cache
@@ -42,6 +42,9 @@ book: setup
 test: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+ifeq ($(NOTEBOOK),)
+	$(RUN) pytest tests/book/test_chromium.py
+endif
 	$(RUN) mypy
 ifeq ($(NOTEBOOK),)
 	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser'

@@ -135,7 +135,8 @@ def test_make_book_is_narrowed_and_widened(checkout: Path) -> None:
 def test_make_test_checks_everything_and_ends_with_pytest(checkout: Path) -> None:
     ready(checkout)
     steps = [line.partition("-m ")[2] for line in make(checkout, "-n", "test").splitlines()]
-    assert [step.split()[0] for step in steps] == ["ruff", "ruff", "mypy", "pytest", "tipslib.cli", "pytest"]
+    assert [step.split()[0] for step in steps] == ["ruff", "ruff", "pytest", "mypy", "pytest", "tipslib.cli", "pytest"]
+    assert steps[2] == "pytest tests/book/test_chromium.py", "a missing browser is said before anything that takes long"
     one = [line.partition("-m ")[2] for line in make(checkout, "-n", "test", "NOTEBOOK=stability").splitlines()]
     assert [step.split()[0] for step in one] == ["ruff", "ruff", "mypy", "tipslib.cli", "pytest"]
     assert one[-1].endswith("-k 'stability'")

@@ -1,5 +1,7 @@
 """README's table of artefacts is what the registry says."""
 
+import re
+
 from tipslib import project
 from tipslib.reporting.artefacts import ARTEFACTS
 
@@ -20,6 +22,13 @@ def test_every_artefact_stands_in_the_readme_with_its_notebook_and_state():
     for artefact in ARTEFACTS.values():
         if artefact.notebook:
             assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
+
+
+def test_the_cpu_build_in_the_readme_is_of_the_locked_versions():
+    asked = re.findall(r"\b(torch(?:vision)?)==([\w.]+)", (project.root() / "README.md").read_text())
+    locked = dict(re.findall(r"^(torch(?:vision)?)==([\w.]+)", (project.root() / "requirements.lock").read_text(), re.MULTILINE))
+    assert set(locked) == {"torch", "torchvision"}
+    assert dict(asked) == locked
 
 
 def test_the_readme_names_only_files_that_exist():

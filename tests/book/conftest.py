@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,12 @@ def executable(playwright: Playwright) -> str:
         if candidate and os.access(candidate, os.X_OK):
             return candidate
     pytest.fail(HOW, pytrace=False)
+
+
+@pytest.fixture
+def find_chromium() -> Callable[[Playwright], str]:
+    """`executable`, for the tests of it."""
+    return executable
 
 
 @pytest.fixture(scope="session")

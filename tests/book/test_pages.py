@@ -169,6 +169,27 @@ def test_charts_answer_to_every_control(light: Watched, book: Path, page_with_ch
     assert light.wrong == []
 
 
+def test_a_mark_under_the_mouse_says_its_values(light: Watched, book: Path, page_with_chart: str) -> None:
+    """Some mark of every chart; texts and rules, and marks that another one covers, may be silent."""
+    page = light.open(book / page_with_chart)
+    for chart in range(page.locator(".vega-chart").count()):
+        marks = page.locator(".vega-chart").nth(chart).locator("g.mark-symbol path, g.mark-rect path").all()
+        tips = page.locator("#vg-tooltip-element.visible")
+        for mark in marks[:: max(1, len(marks) // 20)]:
+            box = mark.bounding_box()
+            if not box or not box["width"] or not box["height"]:
+                continue
+            mark.scroll_into_view_if_needed()
+            mark.hover(force=True)
+            page.wait_for_timeout(50)
+            if tips.count() and tips.inner_text().strip():
+                break
+        else:
+            pytest.fail(f"{page_with_chart}: no mark of chart {chart} shows its values", pytrace=False)
+        page.mouse.move(0, 0)
+    assert light.wrong == []
+
+
 def test_charts_answer_to_a_finger(phone: Watched, book: Path, page_with_chart: str) -> None:
     page = phone.open(book / page_with_chart)
     for chart in range(page.locator(".vega-chart").count()):
@@ -255,8 +276,17 @@ def test_every_notebook_page_has_its_six_parts(book: Path, part: str) -> None:
         assert any(part in heading.split("</h2>")[0] for heading in headings), f"{path.name} lacks the part about {part!r}"
 
 
-def test_every_notebook_page_links_to_notebook_source_and_numbers(book: Path) -> None:
+def test_every_notebook_page_links_to_notebook_and_source(book: Path) -> None:
     for path in (book / "notebooks").glob("*.html"):
         text = path.read_text(encoding="utf-8")
-        for link in ("tips-notebook", "tips-source", "tips-csv"):
+        for link in ("tips-notebook", "tips-source"):
             assert f'class="{link}"' in text, f"{path.name} has no link {link}"
+
+
+def test_every_figure_and_chart_offers_its_numbers(book: Path) -> None:
+    silent = []
+    for path in book.rglob("*.html"):
+        for part in path.read_text(encoding="utf-8").split('class="tips-figure"')[1:]:
+            if 'class="tips-csv"' not in part.split("</figure>")[0]:
+                silent.append(f"{path.relative_to(book)}: {part[:80]}")
+    none_of(silent)
