@@ -158,14 +158,18 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _average_gradients(model: nn.Module, fabric: Fabric) -> None:
-    """Sum gradients over processes (each loss was already divided by their number); one flat message for all."""
+    """Sum gradients over processes (each loss was already divided by their number); one flat message for all.
+
+    A weight without a gradient stays so, and the optimiser leaves it alone, as in a run of one process; which weights these are
+    follows from the step alone, so all processes agree.
+    """
     if fabric.world_size == 1:
         return
-    weights = list(model.parameters())
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
+    weights = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for _, gradient in weights])
     summed = torch.as_tensor(fabric.all_reduce(flat, reduce_op="sum"))
-    for p, gradient in zip(weights, torch.split(summed, [p.numel() for p in weights]), strict=True):
-        p.grad = gradient.view_as(p)
+    for (p, own), gradient in zip(weights, torch.split(summed, [p.numel() for p, _ in weights]), strict=True):
+        own.copy_(gradient.view_as(p))
 
 
 def _refuse_divergence(losses: Tensor, step: int, recipe: Recipe, steps: int, checkpoint: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -205,35 +205,21 @@ def to_elastic(layer: nn.Module, active: Active, slot: int | None) -> Elastic:
 
 def to_plain(layer: Elastic, inputs: int, configuration: Configuration) -> nn.Module:
     """The plain layer with its own small weights that computes what `layer` computes at a configuration for so many inputs."""
-    plain: nn.Module
     with layer.active.running(configuration):
         if isinstance(layer, ElasticConv2d):
             weight, bias, groups = layer.sliced(inputs)
-            plain = _bare(nn.Conv2d, layer)
-            plain.in_channels, plain.out_channels, plain.groups = inputs, len(weight), groups
-            tensors: dict[str, Tensor | None] = {"weight": weight, "bias": bias}
-        elif isinstance(layer, ElasticLinear):
+            settings: dict[str, Any] = {"in_channels": inputs, "out_channels": len(weight), "groups": groups}
+            settings |= {"_reversed_padding_repeated_twice": layer._reversed_padding_repeated_twice}
+            return _plain(nn.Conv2d, layer, settings, {"weight": weight, "bias": bias})
+        if isinstance(layer, ElasticLinear):
             weight, bias = layer.sliced(inputs)
-            plain = _bare(nn.Linear, layer)
-            plain.in_features, plain.out_features = inputs, len(weight)
-            tensors = {"weight": weight, "bias": bias}
-        else:
-            assert isinstance(layer, ElasticBatchNorm2d)
-            plain = _bare(nn.BatchNorm2d, layer)
-            plain.num_features = inputs
-            mean, variance = layer.sliced(inputs, configuration.statistics)
-            tensors = {"running_mean": mean, "running_var": variance, "num_batches_tracked": layer.num_batches_tracked}
-            if mean is not None:
-                plain.track_running_stats = True
-            tensors |= {name: None if p is None else _first(p, inputs, 0) for name, p in layer._parameters.items()}
-    for name, tensor in tensors.items():
-        own = None if tensor is None else _owned(tensor)
-        if name in layer._parameters:
-            source = layer._parameters[name]
-            plain.register_parameter(name, None if own is None else nn.Parameter(own, requires_grad=source is not None and source.requires_grad))
-        else:
-            plain.register_buffer(name, own)
-    return plain
+            return _plain(nn.Linear, layer, {"in_features": inputs, "out_features": len(weight)}, {"weight": weight, "bias": bias})
+        assert isinstance(layer, ElasticBatchNorm2d)
+        mean, variance = layer.sliced(inputs, configuration.statistics)
+        tensors = {name: None if p is None else _first(p, inputs, 0) for name, p in layer._parameters.items()}
+        tensors |= {"running_mean": mean, "running_var": variance, "num_batches_tracked": layer.num_batches_tracked}
+        settings = {"num_features": inputs, "track_running_stats": mean is not None or layer.track_running_stats}
+        return _plain(nn.BatchNorm2d, layer, settings, tensors)
 
 
 _COUNTERPARTS: dict[type[nn.Module], Any] = {
@@ -245,14 +231,20 @@ ELASTIC_KINDS: Sequence[type[nn.Module]] = tuple(_COUNTERPARTS)
 """The layers that have an elastic counterpart."""
 
 
-def _bare(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
-    """A module of the plain class with the settings of `layer` and no tensors."""
+def _plain(kind: type[nn.Module], layer: Elastic, settings: Mapping[str, Any], tensors: Mapping[str, Tensor | None]) -> nn.Module:
+    """A module of the plain class with the settings of `layer`, but for those given, and copies of the tensors."""
     plain = kind.__new__(kind)
     nn.Module.__init__(plain)
-    settings = {n: v for n, v in vars(layer).items() if not n.startswith("_") and n not in ("active", "slot")}
-    plain.__dict__.update(settings)
-    if isinstance(layer, nn.Conv2d):
-        plain._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
+    own_settings = {n: v for n, v in vars(layer).items() if not n.startswith("_") and n not in ("active", "slot")}
+    plain.__dict__.update(own_settings | dict(settings))
+    for name, tensor in tensors.items():
+        own = None if tensor is None else _owned(tensor)
+        if name in layer._parameters:
+            source = layer._parameters[name]
+            trained = source is not None and source.requires_grad
+            plain.register_parameter(name, None if own is None else nn.Parameter(own, requires_grad=trained))
+        else:
+            plain.register_buffer(name, own)
     return plain
 
 
