@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as transforms
 
-from tipslib.batches import PIXELS, Loader, batches, cut, epoch_generator, epoch_order, normalise, resident, resize
+from tipslib.batches import PIXELS, Loader, Plain, batches, cut, epoch_generator, epoch_order, normalise, resident, resize
 from tipslib.data import Dataset, load
 from tipslib.errors import InvalidInput
 from tipslib.profiles import PROFILES
@@ -351,3 +351,14 @@ def test_the_constants_of_the_digits_are_theirs():
     pixels = load("digits", "train", "smoke").images / 255
     assert PIXELS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=5e-4)
     assert PIXELS["digits"].std[0] == pytest.approx(pixels.std(), abs=5e-4)
+
+
+def test_plain_batches_come_again_in_the_order_asked_for() -> None:
+    data = dataset(count=6, depth=1, name="digits")
+    rows = torch.tensor([5, 0, 3, 1, 2])
+    plain = Plain(data, 2, rows, {"size": 16, "channels": 3})
+    first, again = list(plain), list(plain)
+    assert [len(labels) for _, labels in first] == [2, 2, 1]
+    assert torch.equal(torch.cat([labels for _, labels in first]), torch.tensor(data.labels)[rows])
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
+    assert first[0][0].shape == (2, 3, 16, 16)

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,8 @@ import pytest
 from tipslib import experiments
 from tipslib.errors import InvalidInput
 from tipslib.experiments import compute, get_experiment, plan, plan_all, recompute
-from tipslib.profiles import Profile, get_profile
-from tipslib.records import Store, read
+from tipslib.profiles import Cell, Profile, get_profile
+from tipslib.records import Run, Store, read
 
 
 @pytest.fixture
@@ -96,6 +97,22 @@ def test_a_default_written_out_is_the_same_run(toy: ModuleType) -> None:
 def test_all_runs_are_variants_times_seeds(toy: ModuleType) -> None:
     runs = plan_all("toy", "laptop")
     assert [(run.parameters["number"], run.seed) for run in runs] == [(n, seed) for n in (1, 2, 3) for seed in (0, 1, 2)]
+
+
+def test_each_cell_is_combined_with_the_variants_that_are_meant_for_it(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy, "VARIANTS", ({"number": 1}, {"number": 2}, {"number": 3}))
+    cells = (Cell({"number": 1}, {"share": 0.25}), Cell({"number": 3}, {"share": 0.75}))
+    small = replace(get_profile("laptop"), seeds=(0,), cells={"toy": cells})
+
+    def chosen(run: Run) -> tuple[int, float]:
+        return run.parameters["number"], run.parameters["share"]
+
+    assert [chosen(run) for run in plan_all("toy", small)] == [(1, 0.25), (3, 0.75)]
+    # by hand the cell is found by what is asked, and what is asked goes before it
+    assert chosen(plan("toy", profile=small, number=3)) == (3, 0.75)
+    assert chosen(plan("toy", profile=small, number=3, share=0.1)) == (3, 0.1)
+    assert chosen(plan("toy", profile=small)) == (1, 0.25)
+    assert chosen(plan("toy", profile=small, number=2)) == (2, 0.5)
 
 
 def test_a_record_that_is_there_is_not_computed_again(calls: list[tuple[int, int]], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -211,6 +211,22 @@ class Loader:
         order = self._rows[epoch_order(len(self._rows), self._seed, epoch)]
         generator = epoch_generator(self._seed, epoch)
         return batches(self._data, self._batch_size, generator=generator, order=order, first=first, **self._options)
+
+
+@dataclass(frozen=True, eq=False)
+class Plain:
+    """Unaugmented batches in a fixed order, made anew at each pass: nothing but the bytes of the data set stays in memory.
+
+    `rows` (n,) int64 are the images and their order, by default all; `options` are those of `batches`.
+    """
+
+    data: Dataset | Resident
+    batch_size: int
+    rows: Tensor | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(self.data, self.batch_size, generator=torch.Generator(), order=self.rows, augment=False, **self.options)
 
 
 def resize(images: Tensor, edges: tuple[int, int]) -> Tensor:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from tipslib.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a profile sets for the runs of an experiment in which the parameters `of` have these values."""
+
+    of: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", MappingProxyType(dict(self.of)))
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    def allows(self, overrides: Mapping[str, Any]) -> bool:
+        """Whether `overrides` give none of the parameters `of` another value."""
+        return all(overrides.get(name, value) == value for name, value in self.of.items())
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,8 @@ class Profile:
         False: records live in `build/records` and are recomputed whenever the experiment's source changes.
     settings
         Experiment name -> parameters that differ from the experiment's defaults, which are the papers' own.
+    cells
+        Experiment name -> the networks and data sets it is run on, where each has settings of its own.
     runs_per_job
         How many runs of one experiment share a process of the batch: more than one where starting a process takes as long as a run.
     """
@@ -38,12 +56,14 @@ class Profile:
     seeds: tuple[int, ...]
     committed: bool
     settings: Mapping[str, Mapping[str, Any]]
+    cells: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict)
     runs_per_job: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", MappingProxyType(dict(self.datasets)))
         frozen = {name: MappingProxyType(dict(values)) for name, values in self.settings.items()}
         object.__setattr__(self, "settings", MappingProxyType(frozen))
+        object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
 
 
 _REAL_DATA = {"digits": None, "mnist": None, "cifar10": None, "cifar100": None, "tiny-imagenet": None, "imagenet-val-1300": None}

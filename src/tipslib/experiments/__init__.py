@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from tipslib import parameters, project
 from tipslib.errors import CorruptFile, InvalidInput
-from tipslib.profiles import Profile, get_profile
+from tipslib.profiles import Cell, Profile, get_profile
 from tipslib.progress import track
 from tipslib.records import Outcome, Record, Run, Store
 
@@ -63,6 +63,8 @@ def get_experiment(name: str) -> Experiment:
 def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None, **overrides: Any) -> Run:
     """The run that would be made, checked, before any work. `overrides` go before the profile's settings, those before the defaults.
 
+    Of the profile's cells for this experiment the first counts that agrees with `overrides`.
+
     Raises
     ------
     InvalidInput
@@ -72,18 +74,21 @@ def plan(name: str, *, profile: str | Profile = "smoke", seed: int | None = None
     seed = profile.seeds[0] if seed is None else seed
     if type(seed) is not int or seed < 0:
         raise InvalidInput(f"seed = {seed!r}; a whole number from 0 is wanted")
-    chosen: Any = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | overrides)
+    cell = next((dict(c.of) | dict(c.settings) for c in profile.cells.get(name, ()) if c.allows(overrides)), {})
+    chosen: Any = parameters.parse(experiment.Parameters, dict(profile.settings.get(name, {})) | cell | overrides)
     code = code_version(experiment.VERSION, experiment.__name__, profile)  # type: ignore[attr-defined]
     return Run(name, parameters.to_json(chosen), profile.name, seed, code)
 
 
 def plan_all(name: str, profile: str | Profile = "smoke") -> list[Run]:
-    """Every run that the artefacts of an experiment need at a profile: variants times seeds.
+    """Every run that the artefacts of an experiment need at a profile: cells times variants times seeds.
 
-    A variant whose data set the profile does not read is left out.
+    A variant is left out where it is not meant for the cell, or where the profile does not read its data set.
     """
-    variants: Sequence[Mapping[str, Any]] = getattr(get_experiment(name), "VARIANTS", ({},))
     profile = get_profile(profile)
+    cells = profile.cells.get(name, (Cell({}, {}),))
+    each: Sequence[Mapping[str, Any]] = getattr(get_experiment(name), "VARIANTS", ({},))
+    variants = [dict(cell.of) | dict(overrides) for cell in cells for overrides in each if cell.allows(overrides)]
     readable = [overrides for overrides in variants if "data" not in overrides or overrides["data"] in profile.datasets]
     return [plan(name, profile=profile, seed=seed, **overrides) for overrides in readable for seed in profile.seeds]
 

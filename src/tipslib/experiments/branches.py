@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tipslib import project
-from tipslib.batches import PIXELS, Loader, Resident, batches, resident
+from tipslib.batches import PIXELS, Loader, Plain, resident
 from tipslib.branched.exits import InferenceModes, entropy_thresholds, inference_modes
 from tipslib.branched.joint import JointLoss, equal_weights
 from tipslib.branched.networks import BranchedNetwork, branched_mobilenet, branched_resnet
@@ -95,21 +95,11 @@ def training_batches(p: Branched, data: Dataset, device: torch.device, *, seed: 
     return Loader(resident(data, device), p.batch_size, seed=seed, size=SIDE, channels=3, drop_last=True, share=share)
 
 
-@dataclass(frozen=True, eq=False)
-class Plain:
-    """Unaugmented batches of a data set in its order, made anew at each pass: nothing but its bytes stays in memory."""
-
-    data: Resident
-    batch_size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(self.data, self.batch_size, generator=torch.Generator(), augment=False, size=SIDE, channels=3)
-
-
 def evaluation(p: Branched, profile: Profile, net: nn.Module) -> tuple[Plain, Dataset]:
     """The test set in batches on the network's device, and as it was loaded."""
     data = load(p.data, "test", profile)
-    return Plain(resident(data, next(net.parameters()).device), p.batch_size), data
+    images = resident(data, next(net.parameters()).device)
+    return Plain(images, p.batch_size, options={"size": SIDE, "channels": 3}), data
 
 
 @torch.no_grad()
