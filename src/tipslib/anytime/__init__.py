@@ -2,13 +2,16 @@
 
 from tipslib.anytime.elastic import Supernet, important_dimensions, make_elastic
 from tipslib.anytime.layers import Statistics
+from tipslib.anytime.runtime import AnytimeNetwork, Subnetwork
 from tipslib.anytime.strategies import strategies
 from tipslib.anytime.supernets import mobilenet_v2_supernet, resnet18_supernet, resnet34_supernet
 from tipslib.anytime.widths import Dimension, WidthSpace
 
 __all__ = [
+    "AnytimeNetwork",
     "Dimension",
     "Statistics",
+    "Subnetwork",
     "Supernet",
     "WidthSpace",
     "important_dimensions",

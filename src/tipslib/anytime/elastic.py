@@ -26,7 +26,7 @@ from tipslib.anytime.layers import (
     to_plain,
 )
 from tipslib.anytime.widths import STEPS, Dimension, WidthSpace, spread
-from tipslib.errors import InvalidInput, require
+from tipslib.errors import require
 from tipslib.topology import NetworkGraph, important_operations, sample_subnetworks, tas
 
 
@@ -74,14 +74,30 @@ class Supernet(nn.Module):
         Raises
         ------
         InvalidInput
-            Widths outside the space, or statistics of another number of batch norms.
+            Widths outside the space, or statistics of other batch norms than those at these widths.
         """
+        self.switch(self.configure(widths, statistics))
+
+    def configure(self, widths: Sequence[int], statistics: Statistics | None = None) -> Configuration:
+        """What `switch` takes: checked once, here. Parameters and errors are those of `set_width`."""
         checked = self.space.check(widths)
-        if statistics is not None and len(statistics) != len(self.batch_norms):
-            raise InvalidInput(
-                f"statistics of {len(statistics)} batch norms for a supernet with {len(self.batch_norms)}; calibrate it anew"
+        if statistics is not None:
+            require(
+                len(statistics) == len(self.batch_norms),
+                f"statistics of {len(statistics)} batch norms for a supernet with {len(self.batch_norms)}; calibrate it anew",
             )
-        self._configuration = Configuration(checked, checked == self.space.largest, statistics)
+            for layer, (mean, variance) in zip(filter(self._is_norm, self._layers), statistics.pairs, strict=True):
+                channels = (self._channels(layer.outputs, checked),)
+                require(
+                    mean.shape == variance.shape == channels,
+                    f"statistics of {layer.name}: shapes {tuple(mean.shape)} and {tuple(variance.shape)}, but it has {channels} at these "
+                    "widths; calibrate it anew",
+                )
+        return Configuration(checked, checked == self.space.largest, statistics)
+
+    def switch(self, configuration: Configuration) -> None:
+        """Run at what `configure` made, from the next forward pass on: a single assignment."""
+        self._configuration = configuration
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images to (N, classes) logits."""
