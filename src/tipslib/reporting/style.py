@@ -40,6 +40,8 @@ SEQUENTIAL = "cividis"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """Marker shapes to go with `SERIES`, so that nothing depends on colour alone."""
 
+_STRATEGY_MARKERS: Mapping[str, str] = MappingProxyType({"TIPS": "o", "US-Nets": "s", "Joslim": "^", "DS-Net": "D", "OFA": "v"})
+
 _RC: dict[Any, Any] = {
     "figure.figsize": (7.0, 4.2),
     "figure.facecolor": "none",
@@ -73,6 +75,16 @@ _RC: dict[Any, Any] = {
     "boxplot.flierprops.markeredgecolor": INK,
     "svg.fonttype": "path",
 }
+
+
+def of_strategy(name: str) -> dict[str, Any]:
+    """Colour, line and marker of a way to train a supernet, as keywords of matplotlib's `plot`.
+
+    A control (`US-Nets+floor`) and `TIPS-released` are drawn as what they vary, dashed, with open markers.
+    """
+    kind = name.removesuffix("+floor").removesuffix("-released")
+    style: dict[str, Any] = {"color": COLOURS[kind], "marker": _STRATEGY_MARKERS[kind], "linestyle": "-"}
+    return style if kind == name else style | {"linestyle": (0, (4, 2)), "markerfacecolor": "none"}
 
 
 def use_style() -> None:
