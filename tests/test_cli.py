@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tipslib import __version__, cli
 from tipslib.experiments import compute, plan, plan_all
 from tipslib.profiles import PROFILES, get_profile
-from tipslib.records import Store
+from tipslib.records import Record, Store
+from tipslib.reporting import evidence
+from tipslib.reporting.claims import Claim, Finding, Verdict
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -257,6 +260,62 @@ def test_verify_leaves_out_what_other_code_made(toy: ModuleType, capsys: Output,
     monkeypatch.setattr(toy, "VERSION", 2)
     assert status("verify", "--profile", "laptop") == 0
     assert "1 records, 0 corrupt, 1 of other versions of the code (not recomputed); 0 recomputed" in capsys.readouterr().out
+
+
+# claims
+
+
+def judged(records: Sequence[Record]) -> Finding:
+    return Finding(Verdict.HOLDS, 0.5, (0.25, math.inf) if len(records) < 2 else (0.25, 0.75), len(records), "made up")
+
+
+@pytest.fixture
+def claimed(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One claim, on the toy."""
+    claim = Claim("toys-play", "companion", "Sec. 0", "Toys play.", "fun", "toy", ("laptop", "gpu"), judged)
+    monkeypatch.setattr(evidence, "claims", lambda: {claim.id: claim})
+
+
+def ledger_of(capsys: Output, *arguments: str) -> dict[str, Any]:
+    assert status("claims", "--json", *arguments) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    return dict(found)
+
+
+def test_each_claim_is_shown_at_the_largest_profile_that_says_anything(claimed: None, capsys: Output) -> None:
+    capsys.readouterr()
+    nothing = ledger_of(capsys)
+    assert (nothing["verdict"], nothing["profile"], nothing["effect"], nothing["interval"], nothing["seeds"]) == (
+        "not run",
+        None,
+        None,
+        None,
+        0,
+    )
+    compute("toy", profile="smoke", seeds=[0])
+    assert (ledger_of(capsys)["verdict"], ledger_of(capsys)["profile"]) == ("undecided", "smoke")
+    compute("toy", profile="laptop", seeds=[0, 1])
+    found = ledger_of(capsys)
+    wanted = {"id": "toys-play", "paper": "companion", "verdict": "holds", "profile": "laptop", "effect": 0.5, "interval": [0.25, 0.75]}
+    assert found.items() >= (wanted | {"seeds": 2}).items()
+    assert ledger_of(capsys, "--profile", "smoke")["profile"] == "smoke"
+    assert ledger_of(capsys, "--profile", "gpu")["verdict"] == "not run"
+    # an interval without an end is none
+    assert ledger_of(capsys, "--profile", "smoke")["interval"] is None
+
+
+def test_claims_are_printed_with_their_evidence(claimed: None, capsys: Output) -> None:
+    compute("toy", profile="laptop", seeds=[0, 1])
+    assert status("claims") == 0
+    out = capsys.readouterr().out
+    assert "holds          toys-play: Toys play. [Sec. 0]" in out
+    assert "fun: 0.5 (95 % interval 0.25 to 0.75; 2 seeds); profile laptop" in out
+    assert status("claims", "--profile", "huge") == 2
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "tipslib", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"tipslib {__version__}"
 
 
 # analyze

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tipslib.records import Record
+    from tipslib.reporting.evidence import Entry
 
 EPILOG = """examples:
   tipslib list
   tipslib run stability --seed 3 -p "subnetworks=[2, 4, 8]"
   tipslib reproduce tips-fig6 --profile laptop --jobs 4
+  tipslib claims --profile laptop --json
   tipslib verify --profile smoke --sample 3
   tipslib analyze torchvision.models:resnet18 --input 1,3,224,224 --picture importance.svg
 
@@ -80,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--profile", default="smoke", metavar="NAME", help="smoke, laptop, gpu or paper (default: smoke)")
 
     sized(command("list", _list, "show every artefact of the papers, its state, and the verdicts on its claims"))
+
+    ledger = command("claims", _claims, "show the verdict on every claim of the papers, with its evidence")
+    ledger.add_argument("--profile", metavar="NAME", help="smoke, laptop, gpu or paper (default: for each claim the largest that has run)")
+    ledger.add_argument("--json", action="store_true", help="as a JSON list, one object a claim")
 
     run = command("run", _run, "make one run and show its record; a record that is there is not computed again")
     run.add_argument("experiment", metavar="EXPERIMENT", help="such as stability; a wrong name lists those there are")
@@ -144,6 +151,37 @@ def _list(chosen: argparse.Namespace) -> int:
         for claim in claims_of(experiment):
             print(f"  {found[claim.id].verdict.value:14} {claim.id}: {claim.words} [{claim.where}]")
     return 0
+
+
+def _claims(chosen: argparse.Namespace) -> int:
+    from tipslib.reporting.evidence import ledger
+
+    entries = ledger(chosen.profile)
+    if chosen.json:
+        print(json.dumps([_as_object(entry) for entry in entries], indent=2))
+        return 0
+    for entry in entries:
+        claim, finding = entry.claim, entry.finding
+        size = f"profile {entry.profile}" if entry.profile else "no profile"
+        print(f"{finding.verdict.value:14} {claim.id}: {claim.words} [{claim.where}]")
+        print(f"{'':14} {claim.quantity}: {finding.evidence}; {size}")
+    return 0
+
+
+def _as_object(entry: Entry) -> dict[str, Any]:
+    claim, finding = entry.claim, entry.finding
+    about = {name: getattr(claim, name) for name in ("id", "paper", "where", "words", "quantity", "experiment", "page")}
+    bounds = finding.interval
+    # an infinite bound says that there is no interval, and JSON has no infinity
+    interval = list(bounds) if bounds is not None and all(map(math.isfinite, bounds)) else None
+    said = {
+        "verdict": finding.verdict.value,
+        "effect": finding.effect,
+        "interval": interval,
+        "seeds": finding.seeds,
+        "reason": finding.reason,
+    }
+    return about | {"profile": entry.profile} | said
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,6 +36,19 @@ class Finding:
     interval: tuple[float, float] | None
     seeds: int
     reason: str
+
+    @property
+    def evidence(self) -> str:
+        """Effect, interval and number of seeds in one line."""
+        if self.effect is None:
+            return "no number"
+        if self.interval is None:
+            spread = "exact"
+        elif not all(map(math.isfinite, self.interval)):
+            spread = "no interval"
+        else:
+            spread = f"95 % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}"
+        return f"{self.effect:.4g} ({spread}; {self.seeds} seed{'' if self.seeds == 1 else 's'})"
 
 
 @dataclass(frozen=True)

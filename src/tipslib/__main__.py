@@ -1,0 +1,7 @@
+"""`python -m tipslib` is the command `tipslib`; `torchrun -m tipslib` starts it in several processes."""
+
+import sys
+
+from tipslib.cli import main
+
+sys.exit(main())
