@@ -97,7 +97,7 @@ class Supernet(nn.Module):
 
     def switch(self, configuration: Configuration) -> None:
         """Run at what `configure` made, from the next forward pass on: a single assignment."""
-        self._configuration = configuration
+        self.__dict__["_configuration"] = configuration  # past nn.Module, which would look for it among its parameters first
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images to (N, classes) logits."""
