@@ -5,6 +5,7 @@ from types import ModuleType
 import pytest
 
 from tipslib import experiments
+from tipslib.errors import InvalidInput
 from tipslib.profiles import get_profile
 from tipslib.reporting import book
 from tipslib.reporting.claims import Claim, Finding, Verdict
@@ -24,6 +25,14 @@ def test_records_of_all_variants_are_found(toy: ModuleType, caplog: pytest.LogCa
     records[1].path.write_bytes(records[1].path.read_bytes()[:100])
     assert [r.values["number"] for r in book.records_of("toy", smoke)] == [1, 3]
     assert f"{records[1].path}: not a whole record" in caplog.text
+
+
+def test_pages_are_filled_with_the_profile_and_with_what_the_papers_print() -> None:
+    smoke = get_profile("smoke")
+    assert book._filled("{{ profile }}: {{ profile_summary }}", smoke) == f"smoke: {smoke.summary}"
+    assert book._filled("Solved in {{ quoted tips-step1-seconds }} s.", smoke) == "Solved in 39 s."
+    with pytest.raises(InvalidInput, match="no-such-number"):
+        book._filled("{{ quoted no-such-number }}", smoke)
 
 
 def test_claims_stand_under_their_page(monkeypatch) -> None:

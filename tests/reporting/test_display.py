@@ -59,8 +59,11 @@ def lines(colour=SERIES[0]):
     return fig
 
 
+NUMBERS = pd.DataFrame({"x": [0, 1]})
+
+
 def shown(**changes):
-    chosen = {"name": "two-waves", "caption": "A *wave*.", "alt": 'Up & down, "twice"'} | changes
+    chosen = {"name": "two-waves", "caption": "A *wave*.", "alt": 'Up & down, "twice"', "data": NUMBERS} | changes
     return display.figure(lines(), **chosen)
 
 
@@ -124,13 +127,22 @@ def chart():
 
 
 def test_interactive_keeps_the_chart_and_adds_what_a_reader_needs():
-    spec = display.interactive(chart(), name="play", caption="Play.", alt="A line").spec
+    shown = display.interactive(chart(), name="play", caption="Play.", alt="A line", data=NUMBERS)
+    assert csv_of(Tree(shown.caption)) == ("play.csv", "x\n0\n1\n")
+    spec = shown.spec
     assert spec["description"] == "A line"
     assert spec["params"][0]["bind"]["name"] == "level "
     assert spec["mark"]["color"] == "currentColor"
     assert spec["config"]["axis"]["labelFontSize"] == 20
     assert spec["config"]["axis"]["labelColor"] == "currentColor"
     assert "/v5" in spec["$schema"]
+
+
+@pytest.mark.parametrize(("show", "drawn"), [(display.figure, lines), (display.interactive, chart)])
+def test_nothing_is_shown_without_its_numbers(show, drawn):
+    with pytest.raises(TypeError, match="data"):
+        show(drawn(), name="bare", caption="Bare.", alt="Bare")
+    plt.close("all")
 
 
 def test_table_escapes_aligns_and_formats():

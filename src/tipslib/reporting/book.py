@@ -29,7 +29,7 @@ from tipslib.reporting.artefacts import ARTEFACTS, state
 from tipslib.reporting.claims import Claim, Finding, Verdict, claims
 from tipslib.reporting.display import findings_list, table
 from tipslib.reporting.printed import as_printed
-from tipslib.reporting.published import tables
+from tipslib.reporting.published import quoted, tables
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,14 @@ def assemble(profile: str) -> Path:
         target.parent.mkdir(exist_ok=True)
         target.write_text(text, encoding="utf-8")
     for page in folder.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace("{{ profile }}", size.name).replace("{{ profile_summary }}", size.summary), encoding="utf-8")
+        page.write_text(_filled(page.read_text(encoding="utf-8"), size), encoding="utf-8")
     return folder
+
+
+def _filled(text: str, profile: Profile) -> str:
+    """The text of a page with what stands for the profile, and `{{ quoted tips-step1-seconds }}` for a number that a paper prints."""
+    text = text.replace("{{ profile }}", profile.name).replace("{{ profile_summary }}", profile.summary)
+    return re.sub(r"\{\{ quoted ([\w-]+) \}\}", lambda m: f"{quoted(m[1]).value:g}", text)
 
 
 def records_of(experiment: str, profile: Profile) -> list[Record]:

@@ -72,7 +72,7 @@ def say(text: str) -> Markdown:
     return Markdown(text)
 
 
-def figure(fig: Figure, *, name: str, caption: str, alt: str, data: pd.DataFrame | None = None) -> Html:
+def figure(fig: Figure, *, name: str, caption: str, alt: str, data: pd.DataFrame) -> Html:
     """Show a matplotlib figure as an inline drawing that follows the colours of the page, and close it.
 
     Parameters
@@ -100,7 +100,7 @@ def figure(fig: Figure, *, name: str, caption: str, alt: str, data: pd.DataFrame
     return Html(f'<figure id="{name}" class="tips-figure" style="margin:1.5em 0">{body}</figure>', f"[figure {name}: {alt}]")
 
 
-def interactive(chart: Any, *, name: str, caption: str, alt: str, data: pd.DataFrame | None = None) -> Chart:
+def interactive(chart: Any, *, name: str, caption: str, alt: str, data: pd.DataFrame) -> Chart:
     """Show an Altair chart that a reader can play with, in JupyterLab and in the published book, where no kernel runs.
 
     Parameters are those of `figure`; `chart` is an Altair chart whose bound parameters (sliders, menus) have a `name=` for people.
@@ -247,9 +247,8 @@ def _vega_config() -> dict[str, Any]:
     }
 
 
-def _caption(caption: str, name: str, data: pd.DataFrame | None) -> str:
-    link = "" if data is None else f" {csv_link(name, data)}"
-    return f'<figcaption style="margin-top:0.5em;text-align:left">{inline(caption)}{link}</figcaption>'
+def _caption(caption: str, name: str, data: pd.DataFrame) -> str:
+    return f'<figcaption style="margin-top:0.5em;text-align:left">{inline(caption)} {csv_link(name, data)}</figcaption>'
 
 
 def _cell(tag: str, value: Any, how: str | Callable[[Any], str] | None, right: bool) -> str:

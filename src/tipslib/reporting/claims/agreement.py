@@ -20,6 +20,9 @@ NETWORKS = {"resnet": "ResNet-18", "mobilenet": "MobileNet"}
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 0.05
+"""A ratio printed with one decimal may have been as much smaller; "over" a ratio allows nothing."""
+
 
 def of_network(records: Sequence[Record], network: str) -> list[Record]:
     """The records of one network, by seed."""
@@ -50,7 +53,7 @@ def _resnet(records: Sequence[Record]) -> Finding:
     if finding := _lacking(records, "resnet"):
         return finding
     ratios = np.array([[improvement(r, r.values["macs"]) for r in of_network(records, "resnet")]])
-    return smallest_above(ratios, quoted("progressive-resnet18-improvement").value - 0.05, _saving_words(ratios))
+    return smallest_above(ratios, quoted("progressive-resnet18-improvement").value - ROUNDING, _saving_words(ratios))
 
 
 def _mobilenet(records: Sequence[Record], count: str, words: str) -> Finding:

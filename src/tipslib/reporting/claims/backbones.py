@@ -21,7 +21,7 @@ _ALL = ("smoke", *_TRAINED)
 _SQUARE_TOLERANCE = 5.0
 """Percent: input and last layer grow with the width, not with its square, so the law can only be nearly right."""
 
-_ABOUT = 10.0
+ABOUT = 10.0
 """Percentage points to either side that "about 50 %" is taken to allow; for 84 %, which is printed to the percent, it is 1."""
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def _thinning(records: Sequence[Record]) -> Finding:
 def _exiting(records: Sequence[Record]) -> Finding:
     savings, printed = [exit_saving(r) for r in variant(records, relative_width=WIDTHS[-1])], quoted("progressive-exit-saving").value
     reason = f"the cheapest mode within the bound of the best accuracy saves {np.mean(savings):.1f} % of the widest network's MACs"
-    return within(np.array(savings), printed - _ABOUT, printed + _ABOUT, reason)
+    return within(np.array(savings), printed - ABOUT, printed + ABOUT, reason)
 
 
 def _half_width(records: Sequence[Record]) -> Finding:
