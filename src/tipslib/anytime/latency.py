@@ -56,16 +56,21 @@ def measure(
     require(len(calls) > 0, "calls: at least one is wanted")
     require(rounds >= 1, f"rounds = {rounds}; at least 1 is wanted")
     require(warm_up >= 0, f"warm_up = {warm_up}; it must not be negative")
-    wait: Callable[[], object] = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     generator = np.random.default_rng(seed)
     taken = np.empty((len(calls), rounds))
     for turn in range(-warm_up, rounds):
         for i in generator.permutation(len(calls)):
-            wait()
-            started = time.perf_counter()
-            calls[i]()
-            wait()
-            elapsed = 1e3 * (time.perf_counter() - started)
+            elapsed = milliseconds(calls[i], device)
             if turn >= 0:
                 taken[i, turn] = elapsed
     return taken
+
+
+def milliseconds(call: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """How long one call takes on a device that has nothing else to do, until it has nothing more to do."""
+    wait: Callable[[], object] = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    return 1e3 * (time.perf_counter() - started)
