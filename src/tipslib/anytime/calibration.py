@@ -32,7 +32,7 @@ def calibrate(net: Supernet, widths: Sequence[int], images: Iterable[Tensor]) ->
     InvalidInput
         Widths outside the space, no images, a batch of one, or statistics that are not finite.
     """
-    subnetwork = net.export(widths)
+    subnetwork = _exported(net, widths)
     norms = norms_of(net, subnetwork)
     recalibrate(subnetwork, norms, images)
     pairs = []
@@ -67,7 +67,7 @@ def accuracy_at(
     """
     if statistics is not None and len(statistics) != len(net.batch_norms):
         raise InvalidInput(f"statistics of {len(statistics)} batch norms for a supernet with {len(net.batch_norms)}; calibrate it anew")
-    subnetwork = net.export(widths, statistics).eval()
+    subnetwork = _exported(net, widths, statistics).eval()
     device = next(subnetwork.parameters()).device
     right, count = torch.zeros((), dtype=torch.int64, device=device), 0
     with torch.no_grad():
@@ -76,6 +76,11 @@ def accuracy_at(
             count += len(labels)
     require(count >= 1, "an accuracy needs at least one image; there was none")
     return int(right) / count
+
+
+def _exported(net: Supernet, widths: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
+    """Without gradients: under autocast, weights that want them would be kept in its cache for as long as it lasts."""
+    return net.export(widths, statistics).requires_grad_(False)
 
 
 def norms_of(net: Supernet, subnetwork: nn.Module) -> list[nn.BatchNorm2d]:
