@@ -70,11 +70,10 @@ def budget_chart(found: Mapping[str, Record], *, start: float) -> tuple[alt.Laye
     shapes = alt.Scale(domain=list(found), range=[_SHAPES[look["marker"]] for look in looks])
     dashed = ["markerfacecolor" in look for look in looks]
     dashes = alt.Scale(domain=list(found), range=[[4, 2] if one else [1, 0] for one in dashed])
-    filled = alt.Scale(domain=list(found), range=[0 if one else 1 for one in dashed])
+    filled = alt.Scale(domain=list(found), range=["transparent" if one else look["color"] for one, look in zip(dashed, looks, strict=True)])
     mark: dict[str, Any] = {
         "stroke": alt.Stroke("strategy:N", legend=None, scale=colours),
-        "fill": alt.Fill("strategy:N", legend=None, scale=colours),
-        "fillOpacity": alt.FillOpacity("strategy:N", legend=None, scale=filled),
+        "fill": alt.Fill("strategy:N", legend=None, scale=filled),
         "shape": alt.Shape("strategy:N", legend=None, scale=shapes),
     }
     x = alt.X("share:Q", title="MACs, % of the full network", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(values=[*range(0, 101, 20)]))
