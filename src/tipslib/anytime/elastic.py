@@ -45,10 +45,10 @@ class Supernet(nn.Module):
         (C, H, W) of one input.
     """
 
-    def __init__(self, body: nn.Module, space: WidthSpace, layers: Sequence[Layer], active: Active, input_shape: Sequence[int]) -> None:
+    def __init__(self, body: nn.Module, space: WidthSpace, groups: ChannelGroups, active: Active, input_shape: Sequence[int]) -> None:
         super().__init__()
         self.body, self.space, self.input_shape = body, space, tuple(input_shape)
-        self._layers, self._active = tuple(layers), active
+        self._layers, self._full_macs, self._active = groups.layers, groups.macs, active
         self._configuration = Configuration(space.largest, full=True)
 
     @property
@@ -117,7 +117,11 @@ class Supernet(nn.Module):
         return MappingProxyType({x.name: x.outputs.group for x in self._layers if x.outputs.group is not None and not self._is_norm(x)})
 
     def macs(self, widths: Sequence[int] | None = None) -> int:
-        """Multiply-accumulates of one image at a configuration (default: the active one); convolutions and linear layers count."""
+        """Multiply-accumulates of one image at a configuration (default: the active one).
+
+        Counted is what `torch.utils.flop_counter` counts: convolutions and linear layers, and other matrix products, whose channels are
+        fixed.
+        """
         w = (*(self._configuration.widths if widths is None else self.space.check(widths)), 1)
         return sum(a * w[i] * w[j] for i, j, a in self._macs)
 
@@ -173,11 +177,14 @@ class Supernet(nn.Module):
     @cached_property
     def _macs(self) -> tuple[tuple[int, int, int], ...]:
         """(i, j, a): a * width_i * width_j, summed, is the cost; the last width stands for 1."""
-        return self._collected((i, j, a * x.pixels) for x in self._layers if not self._is_norm(x) for i, j, a in self._kernel(x))
+        layers = [(i, j, a * x.pixels) for x in self._layers for i, j, a in self._kernel(x)]
+        return self._with_the_rest(layers, self._full_macs)
 
     @cached_property
     def _weights(self) -> tuple[tuple[int, int, int], ...]:
-        return self._collected(term for x in self._layers for term in (*self._kernel(x), *self._affine(x)))
+        """The same for the number of weights."""
+        layers = [term for x in self._layers for term in (*self._kernel(x), *self._affine(x))]
+        return self._with_the_rest(layers, sum(p.numel() for p in self.parameters()))
 
     def _kernel(self, layer: Layer) -> Iterator[tuple[int, int, int]]:
         """Weights of a convolution or linear layer, as terms of a polynomial in the widths."""
@@ -200,12 +207,14 @@ class Supernet(nn.Module):
         if vectors:
             yield out, one, vectors * layer.outputs.times
 
-    @staticmethod
-    def _collected(terms: Iterable[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    def _with_the_rest(self, terms: Iterable[tuple[int, int, int]], full: int) -> tuple[tuple[int, int, int], ...]:
+        """Terms collected; what they lack to the full network's total does not depend on the widths."""
         total: Counter[tuple[int, int]] = Counter()
         for i, j, a in terms:
             total[min(i, j), max(i, j)] += a
-        return tuple((i, j, a) for (i, j), a in sorted(total.items()))
+        w, one = (*self.space.largest, 1), len(self.space)
+        total[one, one] += full - sum(a * w[i] * w[j] for (i, j), a in total.items())
+        return tuple((i, j, a) for (i, j), a in sorted(total.items()) if a)
 
     @cached_property
     def _form(self) -> NDArray[np.int64]:
@@ -249,7 +258,7 @@ def make_elastic(
     """
     require(0 < lowest <= 1, f"lowest = {lowest}; allowed is (0, 1]")
     body = copy.deepcopy(module)
-    groups = _traced(body, input_shape, fixed)
+    groups = channel_groups(body, input_shape, fixed=fixed)
     require(bool(groups.names), "no width of this network is free to change; it needs a layer between its input and its output")
     space = WidthSpace(tuple(_dimensions(groups, lowest, choices or {})))
     active, norms = Active(), 0
@@ -264,17 +273,7 @@ def make_elastic(
         )
         parent, _, child = layer.name.rpartition(".")
         setattr(body.get_submodule(parent), child, to_elastic(plain, active, slot))
-    return Supernet(body, space, groups.layers, active, input_shape)
-
-
-def _traced(body: nn.Module, input_shape: Sequence[int], fixed: Sequence[str]) -> ChannelGroups:
-    training = {m: m.training for m in body.modules()}
-    body.eval()
-    try:
-        return channel_groups(body, input_shape, fixed=fixed)
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    return Supernet(body, space, groups, active, input_shape)
 
 
 def _dimensions(groups: ChannelGroups, lowest: float, choices: Mapping[str, Sequence[int]]) -> Iterator[Dimension]:
