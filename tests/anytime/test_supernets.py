@@ -241,6 +241,21 @@ def test_our_smallest_widths_are_the_released_ones(floor):
     assert len(res.space) == 4 + 16
 
 
+@pytest.mark.parametrize(("width", "tied"), [(0.1, True), (0.25, True), (0.5, False), (1.0, False)])
+def test_at_other_widths_every_stage_has_its_own_share(width, tied):
+    """Very narrow stems have as many channels as the first stage, and a residual connection then ties them."""
+    net = mobilenet_v2_supernet(width, floor="tips")
+    assert ("features.1.conv.1" not in {d.name for d in net.space.dimensions}) == tied
+    shares = [low / full for low, full in zip(MOBILENET["tips"][1], MOBILENET["full"][1], strict=True)]
+    for d in net.space.dimensions:
+        block = int(d.name.split(".")[1])
+        stage = sum(block >= start for start in (1, 2, 4, 7, 11, 14, 17))
+        if d.name.endswith("conv.0.0"):
+            stage -= block in (2, 4, 7, 11, 14, 17)  # hidden channels are those of the block's inputs
+        share = 16 / 48 if stage == 0 and not tied else shares[max(stage - 1, 0)]
+        assert d.low == round(share * d.high), d.name
+
+
 def test_ours_differ_from_the_released_by_head_first_block_and_shortcuts_and_nothing_else():
     module, _ = released_mobilenet()
     ours, theirs = mobilenet_v2_supernet(1.4, 224, 1000).macs(), counted(module, 224)

@@ -146,9 +146,8 @@ class Supernet(nn.Module):
             As for `set_width`; by default both are the active ones.
         """
         active = self._configuration
-        if widths is not None:
-            checked = self.space.check(widths)
-            active = Configuration(checked, checked == self.space.largest, statistics)
+        if widths is not None or statistics is not None:
+            active = self.configure(self.widths if widths is None else widths, statistics)
         plain = {x.name: to_plain(self._elastic(x), self._channels(x.inputs, active.widths), active) for x in self._layers}
         memo = {id(self.body.get_submodule(name)): module for name, module in plain.items()}
         return copy.deepcopy(self.body, memo)

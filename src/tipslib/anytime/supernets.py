@@ -34,6 +34,9 @@ MOBILENET_LOWEST = (16 / 48, 14 / 24, 16 / 32, 18 / 48, 28 / 88, 45 / 136, 55 / 
 MOBILENET_FLOOR = (16 / 48, 19 / 24, 24 / 32, 33 / 48, 58 / 88, 84 / 136, 133 / 224, 266 / 448)
 """Smallest widths of the stem and the seven stages as shares of the full ones, without and with the floor."""
 
+STAGE_STARTS = (1, 2, 4, 7, 11, 14, 17)
+"""The first block of each stage of MobileNet-v2."""
+
 RESNET_LOWEST = (28 / 64, 56 / 128, 61 / 256, 135 / 512)
 RESNET_FLOOR = (46 / 64, 92 / 128, 152 / 256, 317 / 512)
 """The same for the four stages of a ResNet; the stem has the channels of the first stage."""
@@ -45,7 +48,8 @@ def mobilenet_v2_supernet(
     """MobileNet-v2 (Sandler et al., CVPR 2018, as torchvision has it) with a free width for every stage and every block's inside.
 
     Free are the stem, the outputs of each of the seven stages (one number a stage, since residual connections tie its blocks) and the
-    hidden channels of each block but the first; the head stays full. Hidden channels may shrink by the share of the block's inputs.
+    hidden channels of each block but the first; the head stays full. Hidden channels may shrink by the share of the block's inputs. Where a
+    small `width` gives the stem as many channels as the first stage, a residual connection ties the two, and they have the stage's range.
 
     Parameters
     ----------
@@ -82,14 +86,17 @@ def mobilenet_v2_supernet(
 
 def _mobilenet_shares(net: MobileNetV2, lowest: Sequence[float]) -> dict[str, float]:
     """First layer of each dimension -> smallest width over full width."""
-    shares, stage = {"features.0.0": lowest[0]}, 0
+    stage, outputs = 0, "features.0.0"
+    shares = {outputs: lowest[0]}
     for number, block in enumerate(net.features[1:-1], start=1):
         names = [f"features.{number}.{name}" for name, m in block.named_modules() if isinstance(m, nn.Conv2d)]
         if len(names) == 3:  # all but the first expand: their hidden channels are a multiple of their inputs
             shares[names[0]] = lowest[stage]
-        if not block.use_res_connect:  # so begins a stage
+        if not block.use_res_connect:
+            outputs = names[-1]
+        if number in STAGE_STARTS:
             stage += 1
-            shares[names[-1]] = lowest[stage]
+            shares[outputs] = lowest[stage]
     return shares
 
 
