@@ -88,7 +88,7 @@ def budget_chart(found: Mapping[str, Record], *, start: float) -> tuple[alt.Laye
     chosen = alt.Chart(frame.dropna()).transform_filter(_ACTIVE).mark_point(size=130, opacity=1)
     parts = [
         steps.encode(x=x, y=y, stroke=mark["stroke"], strokeDash=alt.StrokeDash("strategy:N", legend=None, scale=dashes)),
-        line.mark_rule(strokeDash=[4, 3]).encode(x=alt.X("budget:Q")),
+        line.mark_rule(strokeDash=[4, 3]).encode(x=alt.X("budget:Q"), y=alt.value(0), y2=alt.value(height - under - 10)),
         chosen.encode(x=x, y=y, tooltip=tips, **mark),
         line.mark_text(align="left").encode(text="words:N", **_place(height - under, 12)),
     ]
