@@ -40,12 +40,12 @@ def test_claims_stand_under_their_page(monkeypatch) -> None:
         return Claim(id_, "progressive", "Sec. 1", "One is two", "x", "weights", ("smoke",), lambda records: found, page)
 
     found = Finding(Verdict.HOLDS, 1.0, None, 1, "yes")
-    known = {c.id: c for c in (claim("a", "layers"), claim("b", ""), claim("c", "layers"))}
+    known = {c.id: c for c in (claim("a", "layers"), claim("b", "exit_weights"), claim("c", "layers"))}
     monkeypatch.setattr(book, "claims", lambda: known)
     text = book._claims(dict.fromkeys(known, found), get_profile("smoke"))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## [](notebooks/layers.ipynb)",
-        "## [](notebooks/weights.ipynb)",
+        "## [What exits do to layers](notebooks/layers.ipynb)",
+        "## [Which weights](notebooks/exit_weights.ipynb)",
     ]
     assert 'href="notebooks/layers.html#c"' in text
-    assert 'href="notebooks/weights.html#b"' in text
+    assert 'href="notebooks/exit_weights.html#b"' in text

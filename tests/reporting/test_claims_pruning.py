@@ -15,7 +15,7 @@ from tipslib.experiments.pruning import Parameters
 from tipslib.parameters import to_json
 from tipslib.records import Record, Run
 from tipslib.reporting.claims import Finding, Verdict
-from tipslib.reporting.claims.pruning import CLAIMS, TITLES, compare, explanations, subject, subject_of
+from tipslib.reporting.claims.pruning import CLAIMS, TITLES, command, compare, explanations, subject, subject_of
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
 BLOCKS, EACH, SAMPLES = 16, 3, 1000
@@ -125,6 +125,9 @@ def test_other_networks_are_not_run_and_the_command_is_given() -> None:
     assert finding.verdict is Verdict.NOT_RUN
     assert "tipslib run pruning --profile laptop -p network=resnet34 -p data=imagenet-val-1300" in finding.reason
     assert judge("pruning-cifar10", effect=20.0).verdict is Verdict.NOT_RUN
+    on_smoke = judge("pruning-cifar10", effect=20.0, network="trained", data="digits", profile="smoke")
+    assert "tipslib run pruning --profile laptop -p network=trained -p data=cifar10" in on_smoke.reason
+    assert "--profile smoke -p network=trained -p data=digits" in command("digits", "smoke")
     assert judge("pruning-cifar10", effect=20.0, network="trained", data="cifar10").verdict is Verdict.HOLDS
     assert BY_ID["pruning-digits"].judge([]).verdict is Verdict.NOT_RUN
 

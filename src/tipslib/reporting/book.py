@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import logging
 import os
 import pkgutil
@@ -166,7 +167,7 @@ def _verdict_counts(found: dict[str, Finding]) -> str:
     rows = []
     for page, tested in _by_page(found).items():
         counts = {verdict.value: [finding.verdict for _, finding in tested].count(verdict) for verdict in Verdict}
-        rows.append({"Page": f"[{page}](notebooks/{page}.html)", "Claims": len(tested)} | counts)
+        rows.append({"Page": f"[{_title(page)}](notebooks/{page}.html)", "Claims": len(tested)} | counts)
     return table(pd.DataFrame(rows), name="verdict-counts", caption="How many claims of each page hold", data=False).html
 
 
@@ -174,8 +175,14 @@ def _claims(found: dict[str, Finding], profile: Profile) -> str:
     parts = []
     for page, tested in _by_page(found).items():
         shown = findings_list(tested, profile.name, page=f"notebooks/{page}.html")
-        parts.append(f"## [](notebooks/{page}.ipynb)\n\n{shown.html}\n")
+        parts.append(f"## [{_title(page)}](notebooks/{page}.ipynb)\n\n{shown.html}\n")
     return "\n".join(parts)
+
+
+def _title(page: str) -> str:
+    """The first heading of a notebook."""
+    cells = json.loads((project.root() / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
 
 
 def _by_page(found: dict[str, Finding]) -> dict[str, list[tuple[Claim, Finding]]]:

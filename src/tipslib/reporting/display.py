@@ -259,7 +259,7 @@ def _cell(tag: str, value: Any, how: str | Callable[[Any], str] | None, right: b
         html = inline(how(value) if callable(how) else "–" if missing else format(value, how or ""))
     length = len(re.sub(r"<[^>]*>", "", html))
     if length > _LONG:
-        html = f'<div style="min-width:14em">{html}</div>'
+        html = f'<div style="min-width:min(14em, 40vw)">{html}</div>'
     width = ";white-space:nowrap" if length <= _SHORT else ""
     scope = ' scope="row"' if tag == "th" else ""
     return f'<{tag}{scope} style="text-align:{"right" if right else "left"}{width}">{html}</{tag}>'

@@ -15,6 +15,7 @@ from scipy.stats import t
 
 from tipslib.errors import require
 from tipslib.experiments.pruning import FIG4, FIG8
+from tipslib.profiles import get_profile
 from tipslib.records import Record
 from tipslib.reporting.claims import Claim, Finding, Verdict
 from tipslib.reporting.claims.seeds import NO_INTERVAL, Interval
@@ -198,11 +199,11 @@ def _not_run(records: Sequence[Record], name: str) -> Finding:
 
 
 def command(name: str, profile: str) -> str:
-    """What to type to run a network: at `smoke`, which has no photographs, the command is that of the next larger profile."""
-    if name not in (*FIG4, *FIG8):
-        return f"tipslib run pruning --profile {profile} -p network=trained -p data={name}"
-    data = "imagenet" if profile == "paper" else "imagenet-val-1300"
-    return f"tipslib run pruning --profile {'laptop' if profile == 'smoke' else profile} -p network={name} -p data={data}"
+    """What to type to run a network, at the next larger profile where this one does not read its images."""
+    photographs = "imagenet" if profile == "paper" else "imagenet-val-1300"
+    network, data = (name, photographs) if name in (*FIG4, *FIG8) else ("trained", name)
+    size = profile if data in get_profile(profile).datasets else "laptop"
+    return f"tipslib run pruning --profile {size} -p network={network} -p data={data}"
 
 
 def _hurts_more(name: str, records: Sequence[Record]) -> Finding:
