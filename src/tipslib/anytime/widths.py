@@ -39,12 +39,14 @@ class Dimension:
     choices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "choices", tuple(self.choices))
-        require(bool(self.choices), f"dimension {self.name!r} has no choices; at least one is wanted")
+        given = tuple(self.choices)
+        require(bool(given), f"dimension {self.name!r} has no choices; at least one is wanted")
+        whole = _whole(given)
         require(
-            all(isinstance(choice, int) and choice >= 1 for choice in self.choices),
-            f"dimension {self.name!r}: choices are {self.choices}; whole numbers of at least one channel are wanted",
+            whole is not None and min(whole) >= 1,
+            f"dimension {self.name!r}: choices are {given}; whole numbers of at least one channel are wanted",
         )
+        object.__setattr__(self, "choices", whole)
         ascending = all(a < b for a, b in zip(self.choices, self.choices[1:], strict=False))
         require(ascending, f"dimension {self.name!r}: choices {self.choices} must ascend, without repeats")
 
@@ -115,10 +117,9 @@ class WidthSpace:
         InvalidInput
             Another number of widths than dimensions, or a width that is not allowed; the message names dimension and choices.
         """
-        try:
-            whole = tuple(map(operator.index, widths))
-        except TypeError:
-            raise InvalidInput(f"widths must be whole numbers of channels, one per dimension, not {widths!r}") from None
+        whole = _whole(widths)
+        if whole is None:
+            raise InvalidInput(f"widths must be whole numbers of channels, one per dimension, not {widths!r}")
         if self.contains(whole):
             return whole
         require(len(whole) == len(self), f"{len(whole)} widths for {len(self)} dimensions; give one each: {self._names()}")
@@ -174,10 +175,17 @@ class WidthSpace:
 def spread(low: int, high: int, *, count: int = STEPS, unit: int = 1) -> tuple[int, ...]:
     """Up to `count` evenly spaced widths from `low` to `high`, rounded to multiples of `unit` from `high` down, without repeats."""
     require(1 <= low <= high, f"widths from {low} to {high}; 1 <= low <= high is wanted")
+    require(count >= 2 and unit >= 1, f"count = {count}, unit = {unit}; at least 2 and 1 are wanted")
     units = (high - low) // unit
-    if count <= 1 or units == 0:
-        return (high,)
     return tuple(sorted({high - unit * round(i * units / (count - 1)) for i in range(count)}))
+
+
+def _whole(numbers: Sequence[int]) -> tuple[int, ...] | None:
+    """As Python ints; None if one is no whole number, or these are no numbers at all."""
+    try:
+        return tuple(map(operator.index, numbers))
+    except TypeError:
+        return None
 
 
 def _listed(choices: Iterable[int]) -> str:
