@@ -80,6 +80,12 @@ _SMOKE_BRANCHED = _branched(data="digits", width=0.0625, epochs=4, batch_size=32
 _LAPTOP_BRANCHED = _branched(width=0.25, epochs=8, learning_rate=0.05, precision="bf16-mixed")
 _GPU_BRANCHED = _branched(epochs=20, learning_rate=0.05, precision="bf16-mixed")
 
+
+def _fronts(*cells: tuple[str, str, dict[str, Any]]) -> dict[str, tuple[Cell, ...]]:
+    """Networks and data sets on which supernets are compared."""
+    return {"fronts": tuple(Cell({"network": network, "data": data}, settings) for network, data, settings in cells)}
+
+
 _RATIOS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 _PHOTOGRAPHS = {"network": "mobilenet_v2", "data": "imagenet-val-1300"}
 
@@ -100,7 +106,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "weights": _SMOKE_BRANCHED["weights"] | {"probe_epochs": 2},
                     # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
                     "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
+                    "fronts": {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "candidates": 30, "calibration": 256},
                 },
+                cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125})),
                 runs_per_job=6,
             ),
             Profile(
@@ -113,7 +121,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 | {
                     "pruning": _LAPTOP_BRANCHED["pruning"] | _PHOTOGRAPHS | {"images": 2000, "ratios": _RATIOS},
                     "weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2},
+                    "fronts": {"epochs": 8, "batch_size": 128, "learning_rate": 0.04, "candidates": 200, "calibration": 1000},
                 },
+                cells=_fronts(("mobilenet_v2", "cifar100", {"width": 0.5}), ("resnet34", "cifar100", {"width": 0.25})),
             ),
             Profile(
                 name="gpu",
@@ -121,7 +131,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 datasets=_REAL_DATA,
                 seeds=(0, 1, 2),
                 committed=True,
-                settings=_GPU_BRANCHED | {"pruning": _GPU_BRANCHED["pruning"] | _PHOTOGRAPHS},
+                settings=_GPU_BRANCHED
+                | {"pruning": _GPU_BRANCHED["pruning"] | _PHOTOGRAPHS, "fronts": {"epochs": 30, "precision": "bf16-mixed"}},
+                cells=_fronts(*((network, data, {}) for network in ("mobilenet_v2", "resnet34") for data in ("cifar100", "tiny-imagenet"))),
             ),
             Profile(
                 name="paper",
@@ -130,6 +142,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 seeds=(0, 1, 2),
                 committed=True,
                 settings={},
+                cells=_fronts(
+                    *((network, data, {}) for network in ("mobilenet_v2", "resnet34") for data in ("cifar100", "tiny-imagenet", "imagenet"))
+                ),
             ),
         )
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -198,7 +199,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d, Elastic):
 def to_elastic(layer: nn.Module, active: Active, slot: int | None) -> Elastic:
     """The elastic layer with the very weights, settings and mode of a plain `Conv2d`, `Linear` or `BatchNorm2d`."""
     elastic: Elastic = _COUNTERPARTS[type(layer)].__new__(_COUNTERPARTS[type(layer)])
-    elastic.__dict__.update({name: dict(value) if isinstance(value, dict) else value for name, value in vars(layer).items()})
+    elastic.__dict__.update({name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(layer).items()})
     elastic.active, elastic.slot = active, slot
     return elastic
 

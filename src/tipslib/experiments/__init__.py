@@ -31,6 +31,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "stability": "spread of TPS against the number of subnetworks (TIPS Fig. 6)",
     "coupling": "TPS against the coupling strength lambda (TIPS Fig. 7)",
     "pruning": "accuracy when one operation at a time loses channels, important or not (TIPS Figs. 4, 8)",
+    "fronts": "supernets by nine strategies of training, and their fronts of accuracy and MACs (TIPS Figs. 1, 5b, 5c, Tables 1, 2, 4-6)",
     "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",

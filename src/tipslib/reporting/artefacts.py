@@ -31,8 +31,8 @@ class Artefact:
     experiments: tuple[str, ...] = ()
 
 
-def _tips(id_: str, label: str, title: str, notebook: str | None = None) -> Artefact:
-    return Artefact(f"tips-{id_}", "tips", label, title, notebook, (notebook,) if notebook else ())
+def _tips(id_: str, label: str, title: str, notebook: str | None = None, *experiments: str) -> Artefact:
+    return Artefact(f"tips-{id_}", "tips", label, title, notebook, experiments or ((notebook,) if notebook else ()))
 
 
 def _progressive(id_: str, label: str, title: str, notebook: str | None = None, *experiments: str) -> Artefact:
@@ -55,7 +55,7 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
             _tips("fig9", "Figure 9", "An inverted residual block and a basic block as graphs", "walkthrough"),
             _tips("fig10", "Figure 10", "Subnetworks of three basic blocks as graphs", "walkthrough"),
             _tips("fig11", "Figure 11", "Sampling a valid subnetwork, layer by layer", "walkthrough"),
-            _tips("table1", "Table 1", "Accuracy at six budgets, MobileNet-v2, three data sets"),
+            _tips("table1", "Table 1", "Accuracy at six budgets, MobileNet-v2, three data sets", None, "fronts"),
             _tips("table2", "Table 2", "Accuracy at six budgets, ResNet-34, three data sets"),
             _tips("table3", "Table 3", "Accuracy against latency on a Raspberry Pi"),
             _tips("table4", "Table 4", "Table 1 with its spread over three runs"),

@@ -61,7 +61,7 @@ def ledger(profile: str | Profile | None = None) -> list[Entry]:
     InvalidInput
         There is no such profile.
     """
-    names = list(reversed(PROFILES)) if profile is None else [get_profile(profile).name]
+    names = list(PROFILES)[::-1] if profile is None else [get_profile(profile).name]
     records: dict[tuple[str, str], list[Record]] = {}
     return [_judged(claim, names, records) for claim in claims().values()]
 
