@@ -19,7 +19,7 @@ from tipslib import __version__, cli
 from tipslib.experiments import compute, plan, plan_all
 from tipslib.profiles import PROFILES, get_profile
 from tipslib.records import Record, Store
-from tipslib.reporting import evidence
+from tipslib.reporting import ledger
 from tipslib.reporting.claims import Claim, Finding, Verdict
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def judged(records: Sequence[Record]) -> Finding:
 def claimed(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """One claim, on the toy."""
     claim = Claim("toys-play", "companion", "Sec. 0", "Toys play.", "fun", "toy", ("laptop", "gpu"), judged)
-    monkeypatch.setattr(evidence, "claims", lambda: {claim.id: claim})
+    monkeypatch.setattr(ledger, "claims", lambda: {claim.id: claim})
 
 
 def ledger_of(capsys: Output, *arguments: str) -> dict[str, Any]:

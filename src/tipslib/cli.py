@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tipslib.records import Record
-    from tipslib.reporting.evidence import Entry
+    from tipslib.reporting.ledger import Entry
 
 EPILOG = """examples:
   tipslib list
@@ -137,11 +137,11 @@ def _list(chosen: argparse.Namespace) -> int:
     from tipslib.experiments import EXPERIMENTS
     from tipslib.profiles import get_profile
     from tipslib.reporting.artefacts import ARTEFACTS, state
-    from tipslib.reporting.book import findings
     from tipslib.reporting.claims import claims_of
+    from tipslib.reporting.ledger import ledger
 
     profile = get_profile(chosen.profile)
-    found = findings(profile)
+    verdicts = {entry.claim.id: entry.finding.verdict for entry in ledger(profile)}
     print(f"artefacts at profile {profile.name} ({profile.summary})")
     for artefact in ARTEFACTS.values():
         notebook = f" [{artefact.notebook}]" if artefact.notebook else ""
@@ -149,12 +149,12 @@ def _list(chosen: argparse.Namespace) -> int:
     for experiment, about in EXPERIMENTS.items():
         print(f"\nclaims decided by the experiment {experiment}: {about}")
         for claim in claims_of(experiment):
-            print(f"  {found[claim.id].verdict.value:14} {claim.id}: {claim.words} [{claim.where}]")
+            print(f"  {verdicts[claim.id].value:14} {claim.id}: {claim.words} [{claim.where}]")
     return 0
 
 
 def _claims(chosen: argparse.Namespace) -> int:
-    from tipslib.reporting.evidence import ledger
+    from tipslib.reporting.ledger import ledger
 
     entries = ledger(chosen.profile)
     if chosen.json:

@@ -221,8 +221,8 @@ def test_verdicts_show_sentence_evidence_and_profile(monkeypatch, finding, words
 
 
 def test_findings_of_a_ledger_link_to_their_page():
-    found = [(claim(lambda records: None), Finding(Verdict.HOLDS, 1.0, None, 1, "yes"))]
-    tree = Tree(display.findings_list(found, "smoke", page="notebooks/stability.html").html)
+    found = [(claim(lambda records: None), Finding(Verdict.HOLDS, 1.0, None, 1, "yes"), "smoke")]
+    tree = Tree(display.findings_list(found, page="notebooks/stability.html").html)
     assert [a["href"] for a in tree.all("a")] == ["notebooks/stability.html#one-two"]
 
 

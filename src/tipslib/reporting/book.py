@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import logging
 import os
 import pkgutil
 import re
@@ -13,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,18 +20,15 @@ import pandas as pd
 
 import tipslib
 from tipslib import project
-from tipslib.errors import CorruptFile, MissingData, TipslibError
-from tipslib.experiments import EXPERIMENTS, plan_all
+from tipslib.errors import MissingData, TipslibError
 from tipslib.locks import alone
 from tipslib.profiles import PROFILES, Profile, get_profile
-from tipslib.records import Record, Store
 from tipslib.reporting.artefacts import ARTEFACTS, state
-from tipslib.reporting.claims import Claim, Finding, Verdict, claims
+from tipslib.reporting.claims import Verdict
 from tipslib.reporting.display import findings_list, table
+from tipslib.reporting.ledger import Entry, ledger, ledger_table
 from tipslib.reporting.printed import as_printed
 from tipslib.reporting.published import quoted, tables
-
-log = logging.getLogger(__name__)
 
 _STAMP = "fingerprint.txt"
 
@@ -110,32 +106,13 @@ def _filled(text: str, profile: Profile) -> str:
     return re.sub(r"\{\{ quoted ([\w-]+) \}\}", lambda m: f"{quoted(m[1]).value:g}", text)
 
 
-def records_of(experiment: str, profile: Profile) -> list[Record]:
-    """The records there are of an experiment, all its variants, with the profile's own parameters; nothing is computed.
-
-    One that was cut or altered is named in a warning and left out.
-    """
-    found = []
-    for run in plan_all(experiment, profile):
-        try:
-            found.append(Store(profile).find(run))
-        except CorruptFile as error:
-            log.warning("%s; it is left out here", error)
-    return [record for record in found if record is not None]
-
-
-def findings(profile: Profile) -> dict[str, Finding]:
-    """What each claim's test says on the records of the profile, by the claim's id."""
-    records = {experiment: records_of(experiment, profile) for experiment in EXPERIMENTS}
-    return {name: claim.judge(records[claim.experiment]) for name, claim in claims().items()}
-
-
 def _generated(profile: Profile) -> Iterator[tuple[str, str]]:
     for paper in ("tips", "progressive"):
         yield f"generated/artefacts-{paper}.md", _artefacts(paper, profile)
-    found = findings(profile)
-    yield "generated/claims.md", _claims(found, profile)
-    yield "generated/verdict-counts.md", _verdict_counts(found)
+    entries = ledger()
+    yield "generated/ledger.md", ledger_table(entries).html
+    yield "generated/claims.md", _claims(entries)
+    yield "generated/verdict-counts.md", _verdict_counts(entries)
     yield "generated/profiles.md", _profiles()
     yield "generated/settings.md", _settings(profile)
     for name in tables():
@@ -163,18 +140,18 @@ def _artefacts(paper: str, profile: Profile) -> str:
     return table(pd.DataFrame(rows), name=f"artefacts-{paper}", caption="Figures and tables of the paper", data=False).html
 
 
-def _verdict_counts(found: dict[str, Finding]) -> str:
+def _verdict_counts(entries: Sequence[Entry]) -> str:
     rows = []
-    for page, tested in _by_page(found).items():
-        counts = {verdict.value: [finding.verdict for _, finding in tested].count(verdict) for verdict in Verdict}
+    for page, tested in _by_page(entries).items():
+        counts = {verdict.value: [entry.finding.verdict for entry in tested].count(verdict) for verdict in Verdict}
         rows.append({"Page": f"[{_title(page)}](notebooks/{page}.html)", "Claims": len(tested)} | counts)
     return table(pd.DataFrame(rows), name="verdict-counts", caption="How many claims of each page hold", data=False).html
 
 
-def _claims(found: dict[str, Finding], profile: Profile) -> str:
+def _claims(entries: Sequence[Entry]) -> str:
     parts = []
-    for page, tested in _by_page(found).items():
-        shown = findings_list(tested, profile.name, page=f"notebooks/{page}.html")
+    for page, tested in _by_page(entries).items():
+        shown = findings_list([(e.claim, e.finding, e.profile) for e in tested], page=f"notebooks/{page}.html")
         parts.append(f"## [{_title(page)}](notebooks/{page}.ipynb)\n\n{shown.html}\n")
     return "\n".join(parts)
 
@@ -185,11 +162,11 @@ def _title(page: str) -> str:
     return "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
 
 
-def _by_page(found: dict[str, Finding]) -> dict[str, list[tuple[Claim, Finding]]]:
-    """Claims with their findings, by the notebook that shows them."""
-    grouped: dict[str, list[tuple[Claim, Finding]]] = {}
-    for name, claim in claims().items():
-        grouped.setdefault(claim.page, []).append((claim, found[name]))
+def _by_page(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries by the notebook that shows them."""
+    grouped: dict[str, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry.claim.page, []).append(entry)
     return grouped
 
 

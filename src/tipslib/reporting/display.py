@@ -187,19 +187,19 @@ def verdicts(experiment: str, records: Sequence[Record], page: str | None = None
     """
     profile = records[0].run.profile if records else "none"
     shown = [claim for claim in claims_of(experiment) if page in (None, claim.page)]
-    return findings_list([(claim, claim.judge(records)) for claim in shown], profile)
+    return findings_list([(claim, claim.judge(records), profile) for claim in shown])
 
 
-def findings_list(found: Sequence[tuple[Claim, Finding]], profile: str, page: str | None = None) -> Html:
-    """Claims with what their tests said; each sentence links to its place on `page`, if that is given."""
+def findings_list(found: Sequence[tuple[Claim, Finding, str | None]], page: str | None = None) -> Html:
+    """Claims with what their tests said, and the profile of the records; each sentence links to its place on `page`, if that is given."""
     items, plain = [], []
-    for claim, finding in found:
+    for claim, finding, profile in found:
         source = {"tips": "TIPS", "progressive": "Progressive intelligence", "companion": "this companion"}[claim.paper]
         words = inline(claim.words) if page is None else f'<a href="{page}#{claim.id}">{inline(claim.words)}</a>'
         items.append(
             f'<li id="{claim.id}" style="margin:0 0 1em 0;list-style:none">{badge(finding.verdict).html} '
             f"<strong>{words}</strong> <em>({source}, {inline(claim.where)})</em><br>{inline(finding.reason)}<br>"
-            f"<small>{inline(claim.quantity)}: {_evidence(finding)} · profile {escape(profile)}</small></li>"
+            f"<small>{inline(claim.quantity)}: {finding.evidence} · profile {escape(profile or 'none')}</small></li>"
         )
         plain.append(f"{finding.verdict.value}: {claim.words}")
     return Html(f'<ul class="tips-verdicts" style="padding-left:0">{"".join(items)}</ul>', "\n".join(plain))
@@ -267,16 +267,3 @@ def _cell(tag: str, value: Any, how: str | Callable[[Any], str] | None, right: b
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _evidence(finding: Finding) -> str:
-    if finding.effect is None:
-        return "no number"
-    interval = finding.interval
-    if interval is None:
-        spread = "exact"
-    elif not all(map(math.isfinite, interval)):
-        spread = "no interval"
-    else:
-        spread = f"95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
-    return f"{finding.effect:.4g} ({spread}; {_count(finding.seeds, 'seed')})"
