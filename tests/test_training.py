@@ -1,5 +1,7 @@
+import hashlib
 import math
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -136,16 +138,75 @@ def test_divergence_names_step_and_rate_and_keeps_the_checkpoint(tmp_path):
     assert path.exists()
 
 
-def test_bad_checkpoints_are_refused(tmp_path):
+def test_altered_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.ckpt"
     trained(checkpoint=path)
-    with pytest.raises(InvalidInput, match="another run"):
-        trained(Recipe(epochs=3, learning_rate=0.2), checkpoint=path)
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:10], b"", whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):
         path.write_bytes(broken)
-        with pytest.raises(CorruptFile, match=r"run\.ckpt"):
+        with pytest.raises(CorruptFile, match=r"run\.ckpt: the checkpoint was cut or altered"):
             trained(checkpoint=path)
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_files_that_are_no_checkpoint_are_refused_and_nothing_in_them_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pt"
+    torch.save(network().state_dict(), path)
+    plain = path.read_bytes()
+    for content in (plain, b"no checkpoint", pickle.dumps(Runs(), protocol=2)):
+        for checksum in (b"", hashlib.sha256(content).digest()):
+            path.write_bytes(checksum + content)
+            with pytest.raises(CorruptFile, match=r"weights\.pt: the checkpoint was cut or altered, or is none of a training run"):
+                trained(checkpoint=path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": Recipe(epochs=3, learning_rate=0.2)}, "learning_rate is 0.1 there and 0.2 here. Name another file"),
+        ({"recipe": Recipe(epochs=4, learning_rate=0.1)}, "epochs is 3 there and 4 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        (
+            {"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 2))},
+            r"the shape of 1\.weight is \(4,\) there and \(2, 192\) here, and \d+ more",
+        ),
+        (
+            {"model": nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(192, 2))},
+            r"the shape of 2\.weight is None there and \(2, 192\) here",
+        ),
+        ({"loader": 3}, "steps of an epoch is 4 there and 3 here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs_and_the_network_left_alone(tmp_path, change, message):
+    path = tmp_path / "run.ckpt"
+    trained(checkpoint=path)
+    model, loader = change.get("model", network()), Toy()
+    if "loader" in change:
+        loader = type("Short", (Toy,), {"__len__": lambda self: change["loader"]})()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InvalidInput, match=rf"run\.ckpt: the checkpoint of another run: {message}"):
+        fit(
+            model,
+            CrossEntropy(),
+            loader,
+            change.get("recipe", RECIPE),
+            seed=change.get("seed", 0),
+            fabric=make_fabric("cpu"),
+            checkpoint=path,
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_loader_without_batches_is_refused():
+    empty = type("Empty", (Toy,), {"__len__": lambda self: 0})()
+    with pytest.raises(InvalidInput, match="the loader has no batches"):
+        fit(network(), CrossEntropy(), empty, RECIPE, seed=0, fabric=make_fabric("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +217,11 @@ def test_bad_checkpoints_are_refused(tmp_path):
         ({"momentum": 1.0}, "momentum"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"warmup_epochs": 5}, "warmup_epochs"),
+        ({"learning_rate": math.inf}, "learning_rate = inf"),
+        ({"learning_rate": math.nan}, "learning_rate = nan"),
+        ({"weight_decay": math.nan}, "weight_decay = nan"),
+        ({"schedule": "step"}, "schedule = 'step'; allowed are 'cosine' and 'linear'"),
+        ({"nesterov": True, "momentum": 0.0}, "momentum above 0"),
     ],
 )
 def test_impossible_recipes_are_refused(changes, message):
@@ -165,13 +231,17 @@ def test_impossible_recipes_are_refused(changes, message):
 
 SCRIPT = """
 import sys
+from pathlib import Path
 sys.path.insert(0, {folder!r})
 import torch
+import tipslib.training
 from torch import nn
 from test_training import CrossEntropy, Toy
 from tipslib.training import Recipe, fit, make_fabric
 
-fabric = make_fabric("cpu", processes={processes})
+processes, output, blows_at = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+tipslib.training.CHECK_EVERY = 1
+fabric = make_fabric("cpu", processes=processes)
 fabric.launch()
 
 class Share(Toy):
@@ -181,31 +251,37 @@ class Share(Toy):
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-losses = fit(model, CrossEntropy(), Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
+objective = CrossEntropy(blows_at=blows_at if fabric.global_rank == 1 else None)
+losses = fit(model, objective, Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
 if fabric.is_global_zero:
-    torch.save((losses, model.state_dict()), {output!r})
+    torch.save((losses, model.state_dict()), output)
 """
+
+
+def launched(folder, name, processes, blows_at=-1):
+    """Run the script in so many processes; with what it left."""
+    script, output = folder / "run.py", folder / f"{name}.pt"
+    script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__))))
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    where = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command = [*launcher, *where, str(script), *map(str, (processes, output, blows_at))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return done, torch.load(output, weights_only=True) if output.exists() else None
 
 
 def test_two_processes_of_half_a_batch_equal_one(tmp_path):
     results = []
     for processes in (1, 2):
-        output = str(tmp_path / f"{processes}.pt")
-        script = tmp_path / f"run{processes}.py"
-        script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__), processes=processes, output=output)))
-        launcher = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={processes}",
-            "--master-port=0",
-            "--rdzv-backend=c10d",
-        ]
-        command = [*launcher, "--rdzv-endpoint=localhost:0", str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done, found = launched(tmp_path, str(processes), processes)
         assert done.returncode == 0, done.stderr
-        results.append(torch.load(output, weights_only=True))
+        results.append(found)
     (one, weights), (two, weights_of_two) = results
     assert one == pytest.approx(two, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(value, weights_of_two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_all_processes_stop_where_the_loss_of_one_is_not_finite(tmp_path):
+    done, _ = launched(tmp_path, "run", 2, blows_at=3)
+    assert done.returncode != 0
+    assert done.stderr.count("tipslib.training.Diverged: the loss is not finite at step 3 (learning rate 0.") == 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -45,9 +46,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs = {self.epochs}; at least 1 is wanted")
-        require(self.learning_rate > 0, f"learning_rate = {self.learning_rate}; it must be above 0")
+        require(0 < self.learning_rate < math.inf, f"learning_rate = {self.learning_rate}; a finite number above 0 is wanted")
         require(0 <= self.momentum < 1, f"momentum = {self.momentum}; allowed is [0, 1)")
-        require(self.weight_decay >= 0, f"weight_decay = {self.weight_decay}; it must not be negative")
+        require(self.momentum > 0 or not self.nesterov, "nesterov = True, momentum = 0; Nesterov's needs a momentum above 0")
+        require(self.schedule in ("cosine", "linear"), f"schedule = {self.schedule!r}; allowed are 'cosine' and 'linear'")
+        require(0 <= self.weight_decay < math.inf, f"weight_decay = {self.weight_decay}; a finite number from 0 is wanted")
         require(
             0 <= self.warmup_epochs < self.epochs, f"warmup_epochs = {self.warmup_epochs} of {self.epochs}; it must be shorter than the run"
         )
@@ -100,16 +103,16 @@ def fit(
 
     A killed run resumes from `checkpoint` by the same call and ends with the same bits as one that was not killed (on one machine with
     one number of threads). The last epoch is what stays; nothing is selected. With several processes each takes its share of every
-    batch, gradients are averaged, and only the first writes.
+    batch, gradients and losses are averaged, and only the first writes.
 
     Raises
     ------
     Diverged
         The loss is no finite number; the message names step and learning rate.
     CorruptFile
-        The checkpoint was cut or altered.
+        The checkpoint was cut or altered, or is no checkpoint.
     InvalidInput
-        The checkpoint belongs to another run.
+        The checkpoint belongs to another run, and the message says in what that differs; or there is nothing to train on.
     """
     model.to(fabric.device)
     model.to(memory_format=torch.channels_last)
@@ -117,6 +120,7 @@ def fit(
         _parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
     steps = len(loader)
+    require(steps >= 1, "the loader has no batches; give it at least one batch of images")
     losses = torch.zeros(recipe.epochs * steps, dtype=torch.float64, device=fabric.device)
     identity = _identity(model, recipe, seed, steps)
     done = _resume(checkpoint, identity, model, optimiser, objective, losses, fabric)
@@ -135,8 +139,8 @@ def fit(
             torch.manual_seed(((seed << 32) + step) % 2**63)  # dropout draws from the global generator
             optimiser.zero_grad(set_to_none=True)
             with fabric.autocast():
-                losses[step] = objective.step(model, images, labels, step=step, backward=backward)
-            _average_gradients(model, fabric)
+                loss = objective.step(model, images, labels, step=step, backward=backward)
+            losses[step] = _averaged(model, loss, fabric)
             optimiser.step()
             if (step + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 _refuse_divergence(losses, step, recipe, steps, checkpoint)
@@ -144,7 +148,6 @@ def fit(
                     _save(checkpoint, identity, step + 1, model, optimiser, objective, losses, fabric)
                     saved = time.monotonic()
     model.eval()
-    fabric.all_reduce(losses)
     return tuple(losses.reshape(recipe.epochs, steps).mean(1).tolist())
 
 
@@ -157,19 +160,20 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [{"params": others, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def _average_gradients(model: nn.Module, fabric: Fabric) -> None:
-    """Sum gradients over processes (each loss was already divided by their number); one flat message for all.
+def _averaged(model: nn.Module, loss: Tensor, fabric: Fabric) -> Tensor:
+    """Sum gradients over processes (each loss was already divided by their number); returns the mean loss. One flat message for all.
 
     A weight without a gradient stays so, and the optimiser leaves it alone, as in a run of one process; which weights these are
-    follows from the step alone, so all processes agree.
+    follows from the step alone, so all processes agree. As all have the same losses, all stop where one's is not finite.
     """
     if fabric.world_size == 1:
-        return
-    weights = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for _, gradient in weights])
-    summed = torch.as_tensor(fabric.all_reduce(flat, reduce_op="sum"))
-    for (p, own), gradient in zip(weights, torch.split(summed, [p.numel() for p, _ in weights]), strict=True):
-        own.copy_(gradient.view_as(p))
+        return loss
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1) / fabric.world_size])
+    *summed, mean = torch.split(torch.as_tensor(fabric.all_reduce(flat, reduce_op="sum")), [*(g.numel() for g in gradients), 1])
+    for own, total in zip(gradients, summed, strict=True):
+        own.copy_(total.view_as(own))
+    return mean.squeeze(0)
 
 
 def _refuse_divergence(losses: Tensor, step: int, recipe: Recipe, steps: int, checkpoint: Path | None) -> None:
@@ -182,14 +186,26 @@ def _refuse_divergence(losses: Tensor, step: int, recipe: Recipe, steps: int, ch
         )
 
 
-def _identity(model: nn.Module, recipe: Recipe, seed: int, steps: int) -> str:
-    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-    return hashlib.sha256(repr((shapes, recipe, seed, steps)).encode()).hexdigest()
+def _identity(model: nn.Module, recipe: Recipe, seed: int, steps: int) -> dict[str, Any]:
+    """What a checkpoint must have been made with to be resumed here."""
+    network = {f"the shape of {name}": tuple(value.shape) for name, value in model.state_dict().items()}
+    return network | asdict(recipe) | {"seed": seed, "steps of an epoch": steps}
+
+
+def _refuse_another_run(path: Path, found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    differ = [name for name in {**here, **found} if found.get(name) != here.get(name)]
+    if differ:
+        first = differ[0]
+        more = f", and {len(differ) - 1} more differ" if len(differ) > 1 else ""
+        raise InvalidInput(
+            f"{path}: the checkpoint of another run: {first} is {found.get(first)} there and {here.get(first)} here{more}. "
+            "Name another file or delete it"
+        )
 
 
 def _save(
     path: Path,
-    identity: str,
+    identity: Mapping[str, Any],
     step: int,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -208,7 +224,7 @@ def _save(
 
 def _resume(
     path: Path | None,
-    identity: str,
+    identity: Mapping[str, Any],
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     objective: Objective,
@@ -218,16 +234,24 @@ def _resume(
     """Load what a killed run left; returns the number of steps already done."""
     if path is None or not path.exists():
         return 0
-    raw = path.read_bytes()
-    if hashlib.sha256(raw[32:]).digest() != raw[:32]:
-        raise CorruptFile(f"{path}: the checkpoint was cut or altered. Delete it to start this run anew")
-    state = torch.load(io.BytesIO(raw[32:]), map_location=fabric.device, weights_only=True)
-    if state["identity"] != identity:
-        raise InvalidInput(
-            f"{path}: the checkpoint of another run (network, recipe, seed or number of steps differ). Name another file or delete it"
-        )
+    state = _read(path, fabric.device)
+    _refuse_another_run(path, state["identity"], identity)
+    objective.load_state_dict(state["objective"])
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    objective.load_state_dict(state["objective"])
     losses.copy_(state["losses"])
     return int(state["step"])
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    raw = path.read_bytes()
+    broken = CorruptFile(f"{path}: the checkpoint was cut or altered, or is none of a training run. Delete it to start this run anew")
+    if hashlib.sha256(raw[32:]).digest() != raw[:32]:
+        raise broken
+    try:
+        state = torch.load(io.BytesIO(raw[32:]), map_location=device, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise broken from error
+    if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
+        raise broken
+    return state

@@ -287,10 +287,29 @@ def test_a_diverged_run_stops_with_step_and_rate(tmp_path):
     assert path.exists()
 
 
-def test_another_strategys_checkpoint_is_refused(tmp_path):
-    trained("US-Nets", Toy(), tmp_path / "run.ckpt")
-    with pytest.raises(InvalidInput, match="one of US-Nets, not of TIPS"):
-        trained("TIPS", Toy(), tmp_path / "run.ckpt")
+def test_checkpoints_of_other_strategies_seeds_and_widths_are_refused(tmp_path):
+    path = tmp_path / "run.ckpt"
+    trained("US-Nets", Toy(), path)
+    with pytest.raises(InvalidInput, match="the checkpoint's strategy is US-Nets, and here it is TIPS"):
+        trained("TIPS", Toy(), path)
+    run = {"seed": 0, "fabric": make_fabric("cpu"), "checkpoint": path}
+    with pytest.raises(InvalidInput, match="the checkpoint's seed is 0, and here it is 1"):
+        train_supernet(strategies["US-Nets"](supernet(norms=True), seed=1), Toy(), RECIPE, **run)
+    other = make_elastic(supernet(norms=True).export(), (3, 6, 6), choices={"0": (10, 20)})
+    with pytest.raises(InvalidInput, match="draws from other widths"):
+        train_supernet(strategies["US-Nets"](other), Toy(), RECIPE, **run)
+
+
+def test_a_run_killed_at_every_step_ends_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("tipslib.training.CHECK_EVERY", 1)
+    expected, curves = trained("TIPS", Toy())
+    for epoch in range(RECIPE.epochs):
+        for step in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                trained("TIPS", Toy((epoch, step)), tmp_path / "run.ckpt")
+    resumed, again = trained("TIPS", Toy(), tmp_path / "run.ckpt")
+    assert again == curves
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in resumed.state_dict().items())
 
 
 def test_another_supernet_is_refused():
@@ -385,13 +404,17 @@ def test_epochs_are_spread_in_proportion(epochs, expected):
 
 SCRIPT = """
 import sys
+from pathlib import Path
 sys.path.insert(0, {folder!r})
 import torch
+import tipslib.training
 from test_strategies import Toy, supernet
 from tipslib.anytime.strategies import strategies, train_supernet
 from tipslib.training import Recipe, make_fabric
 
-fabric = make_fabric("cpu", processes={processes})
+processes, output, dies_at = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+tipslib.training.CHECK_EVERY = 1
+fabric = make_fabric("cpu", processes=processes)
 fabric.launch()
 
 class Share(Toy):
@@ -399,25 +422,33 @@ class Share(Toy):
         for x, y in super().batches(epoch, first):
             yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
 
-net = supernet("TIPS")
-curves = train_supernet(strategies["TIPS"](net), Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
+net, loader = supernet("TIPS"), Share(divmod(dies_at, 3))
+options = dict(checkpoint=output.with_suffix(".ckpt"), checkpoint_seconds=0)
+curves = train_supernet(strategies["TIPS"](net), loader, Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric, **options)
 if fabric.is_global_zero:
-    torch.save((curves.losses, curves.full, net.state_dict()), {output!r})
+    torch.save((curves.losses, curves.full, net.state_dict()), output)
 """
 
 
-def test_two_processes_of_half_a_batch_equal_one(tmp_path):
-    results = []
-    for processes in (1, 2):
-        output, script = str(tmp_path / f"{processes}.pt"), tmp_path / f"run{processes}.py"
-        script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__), processes=processes, output=output)))
-        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-        command = [*launcher, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(output, weights_only=True))
-    (losses, full, weights), (losses_of_two, full_of_two, weights_of_two) = results
-    assert losses == pytest.approx(losses_of_two, rel=1e-5)
-    assert full == pytest.approx(full_of_two, rel=1e-5)
+def launched(folder, name, processes, dies_at=-1):
+    """Train in so many processes; whether that ended well, and what it left."""
+    script, output = folder / "run.py", folder / f"{name}.pt"
+    script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__))))
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    command = [*launcher, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(processes), str(output), str(dies_at)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (done.returncode == 0) == (dies_at < 0), done.stderr
+    return torch.load(output, weights_only=True) if output.exists() else None
+
+
+def test_two_processes_of_half_a_batch_equal_one_and_resume_with_the_same_bits(tmp_path):
+    losses, full, weights = launched(tmp_path, "one", 1)
+    two = launched(tmp_path, "two", 2)
+    assert losses == pytest.approx(two[0], rel=1e-5)
+    assert full == pytest.approx(two[1], rel=1e-5)
     for name, value in weights.items():
-        torch.testing.assert_close(value, weights_of_two[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, two[2][name], rtol=1e-4, atol=1e-6)
+    assert launched(tmp_path, "killed", 2, dies_at=4) is None
+    again = launched(tmp_path, "killed", 2)
+    assert again[:2] == two[:2]
+    assert all(torch.equal(value, two[2][name]) for name, value in again[2].items())

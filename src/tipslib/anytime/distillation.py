@@ -101,7 +101,7 @@ class Strategy(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Whatever a resumed run needs."""
-        return {"strategy": self.name, "curve": self.curve}
+        return {"strategy": self.name, "seed": self.seed, "space": self._space(), "curve": self.curve}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken.
@@ -109,11 +109,17 @@ class Strategy(ABC):
         Raises
         ------
         InvalidInput
-            The state of another strategy.
+            The state of another strategy, or of one with another seed or other widths to draw from.
         """
-        found = state.get("strategy")
-        require(found == self.name, f"the checkpoint is one of {found}, not of {self.name}; name another file or delete it")
+        for what, here in (("strategy", self.name), ("seed", self.seed)):
+            there = state.get(what)
+            require(there == here, f"the checkpoint's {what} is {there}, and here it is {here}; name another file or delete it")
+        widths = state.get("space") == self._space()
+        require(widths, "the checkpoint is of a supernet that draws from other widths; name another file or delete it")
         self.curve = state["curve"]
+
+    def _space(self) -> list[tuple[str, list[int]]]:
+        return [(d.name, list(d.choices)) for d in self.net.space.dimensions]
 
     @abstractmethod
     def _passes(self, images: Tensor, labels: Tensor, step: int, backward: Callable[[Tensor], None]) -> Tensor:
@@ -141,7 +147,7 @@ class Strategy(ABC):
 
     def _note(self, logits: Tensor, labels: Tensor, step: int) -> None:
         if self.curve is not None:
-            self.curve[step] = F.cross_entropy(logits, labels)
+            self.curve[step] = over_processes(F.cross_entropy(logits, labels))
 
 
 class Sandwich(Strategy):
@@ -195,6 +201,20 @@ class Teacher:
         """Every weight becomes decay times itself plus (1 - decay) times that of `net`."""
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.net.parameters()), list(net.parameters()), 0)
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """The mean over all processes of a run."""
+    if not several_processes():
+        return value
+    mean = value / torch.distributed.get_world_size()
+    torch.distributed.all_reduce(mean)
+    return mean
+
+
+def several_processes() -> bool:
+    """True in a run of more than one."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def by_the_batch(norm: nn.BatchNorm2d) -> None:

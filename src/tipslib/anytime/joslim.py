@@ -16,7 +16,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from torch import Tensor
 
-from tipslib.anytime.distillation import Batch, Phase, Sandwich, Widths, by_the_batch
+from tipslib.anytime.distillation import Batch, Phase, Sandwich, Widths, by_the_batch, several_processes
 from tipslib.anytime.elastic import Supernet
 from tipslib.anytime.samplers import shared_ratio
 from tipslib.errors import require
@@ -267,7 +267,7 @@ def _measuring(net: Supernet) -> Iterator[None]:
 
 def _agreed(made: list[Widths], device: torch.device) -> list[Widths]:
     """The first process's proposals, in every process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not several_processes():
         return made
     sent = torch.tensor(made, dtype=torch.int64, device=device)
     torch.distributed.broadcast(sent, 0)

@@ -251,9 +251,5 @@ def train_supernet(
         batches = _From(loader, first)
         options = {"seed": seed, "fabric": fabric, "checkpoint": path, "checkpoint_seconds": checkpoint_seconds}
         losses += fit(strategy.net, strategy, batches, part, **options)  # type: ignore[arg-type]
-        full += tuple(_mean_over_processes(strategy.curve, fabric).reshape(phase.epochs, -1).mean(1).tolist())
+        full += tuple(strategy.curve.double().reshape(phase.epochs, -1).mean(1).tolist())
     return Curves(losses, full)
-
-
-def _mean_over_processes(curve: Tensor, fabric: Fabric) -> Tensor:
-    return torch.as_tensor(fabric.all_reduce(curve.double()))
