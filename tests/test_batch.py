@@ -8,14 +8,15 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tipslib import batch
-from tipslib.experiments import EXPERIMENTS
+from tipslib.experiments import EXPERIMENTS, plan_all
 from tipslib.profiles import get_profile
 from tipslib.records import Run, read
 from tipslib.reporting.artefacts import ARTEFACTS
@@ -113,6 +114,44 @@ def test_runs_that_share_a_process_are_kept_one_by_one(pages: Shell, until: Unti
     processes = {sign.name.rpartition("-")[2] for sign in pages.signs.glob("started-*")}
     assert len(processes) == 2, "one that was killed, one that went on"
     assert re.search(r"^tipslib: run: toy, seed 0, [0-9a-f]{16}(; toy, seed 0, [0-9a-f]{16}){2}$", again.stderr, re.MULTILINE)
+
+
+NEEDS = """
+
+def needs(parameters, *, seed, profile):
+    from tipslib.experiments import plan
+
+    return [] if parameters.number == 3 else [plan("toy", profile=profile, seed=seed, number=3)]
+"""
+
+
+def test_a_run_waits_for_those_whose_records_it_reads(pages: Shell, until: Until) -> None:
+    code = pages.home / "code" / "toy.py"
+    code.write_text(code.read_text() + NEEDS)
+    pages.let_go(1, 2)
+    process = pages.start("reproduce", "page", "--jobs", "2")
+    until(lambda: pages.started(3))
+    assert (pages.started(1), pages.started(2)) == (0, 0)
+    pages.let_go(3)
+    assert process.wait(timeout=120) == 0
+    made = {number: path.stat().st_mtime_ns for number, path in pages.records().items()}
+    assert made[3] <= min(made.values())
+    # a record that is newer than one that read it is no reason to make that again
+    os.utime(pages.records()[3])
+    assert pages.run("reproduce", "page").returncode == 0
+    assert [pages.started(number) for number in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_runs_come_after_those_they_need_and_once(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = plan_all("toy")
+    assert batch.with_needs([first, second], get_profile("smoke")) == [first, second]
+
+    def needs(parameters: Any, **asked: Any) -> list[Run]:
+        return [third] if parameters.number < 3 else []
+
+    monkeypatch.setattr(toy, "needs", needs, raising=False)
+    assert batch.with_needs([first, second], get_profile("smoke")) == [third, first, second]
+    assert batch.with_needs([first, third], get_profile("smoke")) == [third, first]
 
 
 def test_jobs_hold_runs_of_one_experiment() -> None:

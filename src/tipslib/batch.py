@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tipslib import project
 from tipslib.errors import CorruptFile, InvalidInput, MissingData, TipslibError, require
-from tipslib.experiments import plan_all
+from tipslib.experiments import needs, plan_all
 from tipslib.locks import alone
 from tipslib.profiles import Profile, get_profile
 from tipslib.progress import watched
@@ -37,6 +37,15 @@ def runs_of(notebook: str, profile: str | Profile) -> list[Run]:
     """The runs whose records a notebook reads at a profile, as the list of artefacts tells."""
     wanted = {experiment for artefact in ARTEFACTS.values() if artefact.notebook == notebook for experiment in artefact.experiments}
     return [run for experiment in sorted(wanted) for run in plan_all(experiment, profile)]
+
+
+def with_needs(runs: Iterable[Run], profile: Profile) -> list[Run]:
+    """The runs and all whose records they read, those first, each once."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        for one in (*with_needs(needs(run, profile), profile), run):
+            found.setdefault(one.key, one)
+    return list(found.values())
 
 
 def jobs_of(runs: Iterable[Run], profile: Profile) -> list[list[Run]]:

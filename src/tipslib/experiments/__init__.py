@@ -45,6 +45,7 @@ class Experiment(Protocol):
     `VERSION` is raised by hand whenever a change of the code changes results; `Parameters` is a frozen dataclass whose defaults are
     the paper's; `run` is deterministic in its arguments; `TOLERANCE` is the relative difference within which a repeated run agrees.
     A module may also name `VARIANTS`, the overrides of the runs that its artefacts are made of; without it there is one, the default.
+    And `needs(parameters, *, seed, profile)`, the runs of other experiments whose records it reads; without it there are none.
     """
 
     VERSION: int
@@ -92,6 +93,15 @@ def plan_all(name: str, profile: str | Profile = "smoke") -> list[Run]:
     variants = [dict(cell.of) | dict(overrides) for cell in cells for overrides in each if cell.allows(overrides)]
     readable = [overrides for overrides in variants if "data" not in overrides or overrides["data"] in profile.datasets]
     return [plan(name, profile=profile, seed=seed, **overrides) for overrides in readable for seed in profile.seeds]
+
+
+def needs(run: Run, profile: Profile) -> list[Run]:
+    """The runs whose records a run reads; it makes those that are not there."""
+    experiment: Any = get_experiment(run.experiment)
+    if not hasattr(experiment, "needs"):
+        return []
+    found: list[Run] = experiment.needs(parameters.parse(experiment.Parameters, run.parameters), seed=run.seed, profile=profile)
+    return found
 
 
 def compute(
