@@ -234,54 +234,44 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import torch
-import tipslib.training
-from torch import nn
-from test_training import CrossEntropy, Toy
-from tipslib.training import Recipe, fit, make_fabric
+from test_training import plain
+from tipslib.training import Diverged, make_fabric
 
-processes, output, blows_at = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-tipslib.training.CHECK_EVERY = 1
-fabric = make_fabric("cpu", processes=processes)
+fabric = make_fabric("cpu", processes=2)
 fabric.launch()
-
-class Share(Toy):
-    def batches(self, epoch, first=0):
-        for x, y in super().batches(epoch, first):
-            yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
-
-torch.manual_seed(0)
-model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-objective = CrossEntropy(blows_at=blows_at if fabric.global_rank == 1 else None)
-losses = fit(model, objective, Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
-if fabric.is_global_zero:
-    torch.save((losses, model.state_dict()), output)
+found = plain(fabric)
+try:
+    plain(fabric, blows_at=3 if fabric.global_rank == 1 else None)
+except Diverged as error:
+    torch.save((*found, str(error)), Path(sys.argv[1]) / f"{{fabric.global_rank}}.pt")
 """
 
 
-def launched(folder, name, processes, blows_at=-1):
-    """Run the script in so many processes; with what it left."""
-    script, output = folder / "run.py", folder / f"{name}.pt"
+def plain(fabric, blows_at=None):
+    """Losses and weights of a small network without norms, of which every process sees its share of each batch."""
+
+    class Share(Toy):
+        def batches(self, epoch, first=0):
+            for x, y in super().batches(epoch, first):
+                yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    losses = fit(model, CrossEntropy(blows_at=blows_at), Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
+    return losses, model.state_dict()
+
+
+def test_two_processes_of_half_a_batch_equal_one_and_stop_together_where_one_diverges(tmp_path):
+    script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__))))
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-    where = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    command = [*launcher, *where, str(script), *map(str, (processes, output, blows_at))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command = [*launcher, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    return done, torch.load(output, weights_only=True) if output.exists() else None
-
-
-def test_two_processes_of_half_a_batch_equal_one(tmp_path):
-    results = []
-    for processes in (1, 2):
-        done, found = launched(tmp_path, str(processes), processes)
-        assert done.returncode == 0, done.stderr
-        results.append(found)
-    (one, weights), (two, weights_of_two) = results
-    assert one == pytest.approx(two, rel=1e-5)
-    for name, value in weights.items():
-        torch.testing.assert_close(value, weights_of_two[name], rtol=1e-4, atol=1e-6)
-
-
-def test_all_processes_stop_where_the_loss_of_one_is_not_finite(tmp_path):
-    done, _ = launched(tmp_path, "run", 2, blows_at=3)
-    assert done.returncode != 0
-    assert done.stderr.count("tipslib.training.Diverged: the loss is not finite at step 3 (learning rate 0.") == 2
+    assert done.returncode == 0, done.stderr
+    losses, weights = plain(make_fabric("cpu"))
+    for rank in (0, 1):
+        of_two, weights_of_two, message = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert losses == pytest.approx(of_two, rel=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, weights_of_two[name], rtol=1e-4, atol=1e-6)
+        assert "not finite at step 3 (learning rate 0." in message

@@ -103,7 +103,8 @@ def fit(
 
     A killed run resumes from `checkpoint` by the same call and ends with the same bits as one that was not killed (on one machine with
     one number of threads). The last epoch is what stays; nothing is selected. With several processes each takes its share of every
-    batch, gradients and losses are averaged, and only the first writes.
+    batch, gradients and losses are averaged, and only the first writes; what it computes is what one process would, but for batch norms,
+    which normalise by the share that their process has.
 
     Raises
     ------

@@ -408,47 +408,48 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 import torch
 import tipslib.training
-from test_strategies import Toy, supernet
-from tipslib.anytime.strategies import strategies, train_supernet
-from tipslib.training import Recipe, make_fabric
+from test_strategies import shared
+from tipslib.training import make_fabric
 
-processes, output, dies_at = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 tipslib.training.CHECK_EVERY = 1
-fabric = make_fabric("cpu", processes=processes)
+fabric = make_fabric("cpu", processes=2)
 fabric.launch()
-
-class Share(Toy):
-    def batches(self, epoch, first=0):
-        for x, y in super().batches(epoch, first):
-            yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
-
-net, loader = supernet("TIPS"), Share(divmod(dies_at, 3))
-options = dict(checkpoint=output.with_suffix(".ckpt"), checkpoint_seconds=0)
-curves = train_supernet(strategies["TIPS"](net), loader, Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric, **options)
-if fabric.is_global_zero:
-    torch.save((curves.losses, curves.full, net.state_dict()), output)
+whole, checkpoint = shared(fabric), Path(sys.argv[1]) / "run.ckpt"
+try:
+    shared(fabric, checkpoint, dies_at=(1, 1))
+except KeyboardInterrupt:
+    fabric.barrier()
+    torch.save((whole, shared(fabric, checkpoint)), Path(sys.argv[1]) / f"{{fabric.global_rank}}.pt")
 """
 
 
-def launched(folder, name, processes, dies_at=-1):
-    """Train in so many processes; whether that ended well, and what it left."""
-    script, output = folder / "run.py", folder / f"{name}.pt"
-    script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__))))
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-    command = [*launcher, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(processes), str(output), str(dies_at)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert (done.returncode == 0) == (dies_at < 0), done.stderr
-    return torch.load(output, weights_only=True) if output.exists() else None
+def shared(fabric, checkpoint=None, dies_at=None):
+    """Both curves and the weights of a supernet, of which every process sees its share of each batch."""
+
+    class Share(Toy):
+        def batches(self, epoch, first=0):
+            for x, y in super().batches(epoch, first):
+                yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
+
+    net = supernet("TIPS")
+    run = {"seed": 0, "fabric": fabric, "checkpoint": checkpoint, "checkpoint_seconds": 0}
+    curves = train_supernet(strategies["TIPS"](net), Share(dies_at), Recipe(epochs=2, learning_rate=0.1), **run)
+    return curves.losses, curves.full, net.state_dict()
 
 
 def test_two_processes_of_half_a_batch_equal_one_and_resume_with_the_same_bits(tmp_path):
-    losses, full, weights = launched(tmp_path, "one", 1)
-    two = launched(tmp_path, "two", 2)
-    assert losses == pytest.approx(two[0], rel=1e-5)
-    assert full == pytest.approx(two[1], rel=1e-5)
-    for name, value in weights.items():
-        torch.testing.assert_close(value, two[2][name], rtol=1e-4, atol=1e-6)
-    assert launched(tmp_path, "killed", 2, dies_at=4) is None
-    again = launched(tmp_path, "killed", 2)
-    assert again[:2] == two[:2]
-    assert all(torch.equal(value, two[2][name]) for name, value in again[2].items())
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(folder=os.path.dirname(__file__))))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command = [*launcher, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    losses, full, weights = shared(make_fabric("cpu"))
+    for rank in (0, 1):
+        two, resumed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert losses == pytest.approx(two[0], rel=1e-5)
+        assert full == pytest.approx(two[1], rel=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, two[2][name], rtol=1e-4, atol=1e-6)
+        assert resumed[:2] == two[:2]
+        assert all(torch.equal(value, two[2][name]) for name, value in resumed[2].items())
