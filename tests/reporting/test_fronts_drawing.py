@@ -162,15 +162,26 @@ def test_a_front_is_drawn_as_steps_of_the_mean_and_nothing_is_interpolated(ax: A
 def test_every_size_has_a_panel_of_its_own() -> None:
     small = [record(name, data="digits") for name in NAMES]
     large = [r for found in cell(TIPS=3.0).values() for r in found] + [record("TIPS", data="tiny-imagenet")]
-    shown = fronts.by_size("mobilenet_v2", small, large, [])
+    shown = fronts.by_size("mobilenet_v2", NAMES, small, large, [])
     assert list(shown) == [("laptop", "digits"), ("laptop", "cifar100"), ("laptop", "tiny-imagenet")]
     assert {name: len(found) for name, found in shown["laptop", "cifar100"].items()} == dict.fromkeys(NAMES, 3)
-    assert fronts.by_size("resnet34", small, large) == {}
+    assert fronts.by_size("resnet34", NAMES, small, large) == {}
+    assert list(fronts.by_size("mobilenet_v2", ("US-Nets",), small, large)) == [("laptop", "digits"), ("laptop", "cifar100")]
     figure, rows = fronts.draw_fronts(shown, NAMES)
     assert [ax.get_title() for ax in figure.axes] == ["digits, profile laptop", "CIFAR100, profile laptop", "Tiny-ImageNet, profile laptop"]
     assert [len(ax.get_legend().get_texts()) for ax in figure.axes] == [4, 4, 1]
     assert rows.groupby("data")["strategy"].nunique().to_dict() == {"cifar100": 4, "digits": 4, "tiny-imagenet": 1}
     plt.close(figure)
+
+
+def test_one_seed_is_the_lowest_that_most_strategies_have() -> None:
+    found = {"TIPS": [record(seed=s) for s in (1, 2)], "Joslim": [record("Joslim", s) for s in (0, 1, 2)], "DS-Net": [record("DS-Net")]}
+    seed, chosen = fronts.one_seed(found)
+    assert seed == 0
+    assert list(chosen) == ["Joslim", "DS-Net"]
+    seed, chosen = fronts.one_seed(found | {"DS-Net": []})
+    assert seed == 1
+    assert {name: r.run.seed for name, r in chosen.items()} == {"TIPS": 1, "Joslim": 1}
 
 
 def test_leaders_are_counted_over_the_budgets_that_someone_keeps() -> None:

@@ -43,7 +43,7 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
     {
         artefact.id: artefact
         for artefact in (
-            _tips("fig1", "Figure 1", "Accuracy against MACs on ImageNet: TIPS, Joslim and US-Nets"),
+            _tips("fig1", "Figure 1", "Accuracy against MACs on ImageNet: TIPS, Joslim and US-Nets", "mobilenet_front", "fronts"),
             _tips("fig2", "Figure 2", "From supernet to important path, step by step", "walkthrough"),
             _tips("fig3", "Figure 3", "Average degree of two small networks, without and with skip connections", "proposition"),
             _tips("fig4", "Figure 4", "Accuracy when important and unimportant operations are pruned", "pruning"),
@@ -55,13 +55,13 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
             _tips("fig9", "Figure 9", "An inverted residual block and a basic block as graphs", "walkthrough"),
             _tips("fig10", "Figure 10", "Subnetworks of three basic blocks as graphs", "walkthrough"),
             _tips("fig11", "Figure 11", "Sampling a valid subnetwork, layer by layer", "walkthrough"),
-            _tips("table1", "Table 1", "Accuracy at six budgets, MobileNet-v2, three data sets", None, "fronts"),
-            _tips("table2", "Table 2", "Accuracy at six budgets, ResNet-34, three data sets"),
+            _tips("table1", "Table 1", "Accuracy at six budgets, MobileNet-v2, three data sets", "mobilenet_front", "fronts"),
+            _tips("table2", "Table 2", "Accuracy at six budgets, ResNet-34, three data sets", "resnet_front", "fronts"),
             _tips("table3", "Table 3", "Accuracy against latency on a Raspberry Pi"),
-            _tips("table4", "Table 4", "Table 1 with its spread over three runs"),
-            _tips("table5", "Table 5", "Table 2 with its spread over three runs"),
-            _tips("table6", "Table 6", "Accuracy at six budgets against Once-For-All"),
-            _tips("algorithm1", "Algorithm 1", "Search for Pareto-optimal subnetworks"),
+            _tips("table4", "Table 4", "Table 1 with its spread over three runs", "mobilenet_front", "fronts"),
+            _tips("table5", "Table 5", "Table 2 with its spread over three runs", "resnet_front", "fronts"),
+            _tips("table6", "Table 6", "Accuracy at six budgets against Once-For-All", "one_shot_nas", "fronts"),
+            _tips("algorithm1", "Algorithm 1", "Search for Pareto-optimal subnetworks", "mobilenet_front", "fronts"),
             _tips("algorithm2", "Algorithm 2", "Inference that switches subnetworks at run time"),
             _tips("time", "Section 3.5", "Time of analysis, training and search"),
             _tips("switching", "Appendix B.8", "Storage and switching time of twelve subnetworks"),

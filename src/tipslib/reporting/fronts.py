@@ -41,14 +41,25 @@ def measured(profile: str, **asked: Any) -> list[Record]:
     return [experiments.obtain(run, there, Store(there)) for run in runs]
 
 
-def by_size(network: str, *sizes: Sequence[Record]) -> dict[Size, Cell]:
-    """(profile, data set) to strategy to its records on one network; numbers of different profiles stay apart."""
+def by_size(network: str, names: Sequence[str], *sizes: Sequence[Record]) -> dict[Size, Cell]:
+    """(profile, data set) to strategy to its records on one network; numbers of different profiles stay apart.
+
+    Only these strategies, and only where there is a record of one of them.
+    """
+    wanted = [[r for r in records if r.run.parameters["strategy"] in names] for records in sizes]
     return {
         (records[0].run.profile, data): cell(records, network, data)
-        for records in sizes
+        for records in wanted
         for other, data in cells(records)
         if other == network
     }
+
+
+def one_seed(found: Cell) -> tuple[int, dict[str, Record]]:
+    """The lowest seed that most strategies have, and their records with it."""
+    seeds = [r.run.seed for records in found.values() for r in records]
+    seed = min(sorted(set(seeds)), key=lambda seed: -seeds.count(seed))
+    return seed, {name: r for name, records in found.items() for r in records if r.run.seed == seed}
 
 
 def title(size: Size) -> str:
