@@ -107,6 +107,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
                     "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
                     "fronts": {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "candidates": 30, "calibration": 256},
+                    "latency": {"network": "small", "data": "digits", "subnetworks": 8, "exported": 1, "rounds": 10, "batch": 64},
+                    "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 10},
                 },
                 cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125})),
                 runs_per_job=6,
@@ -122,6 +124,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "pruning": _LAPTOP_BRANCHED["pruning"] | _PHOTOGRAPHS | {"images": 2000, "ratios": _RATIOS},
                     "weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2},
                     "fronts": {"epochs": 8, "batch_size": 128, "learning_rate": 0.04, "candidates": 200, "calibration": 1000},
+                    "latency": {"data": "cifar100"},
+                    "switching": {"data": "cifar100"},
                 },
                 cells=_fronts(("mobilenet_v2", "cifar100", {"width": 0.5}), ("resnet34", "cifar100", {"width": 0.25})),
             ),
@@ -132,7 +136,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 seeds=(0, 1, 2),
                 committed=True,
                 settings=_GPU_BRANCHED
-                | {"pruning": _GPU_BRANCHED["pruning"] | _PHOTOGRAPHS, "fronts": {"epochs": 30, "precision": "bf16-mixed"}},
+                | {"pruning": _GPU_BRANCHED["pruning"] | _PHOTOGRAPHS, "fronts": {"epochs": 30, "precision": "bf16-mixed"}}
+                | {"latency": {"data": "cifar100"}, "switching": {"data": "cifar100"}},
                 cells=_fronts(*((network, data, {}) for network in ("mobilenet_v2", "resnet34") for data in ("cifar100", "tiny-imagenet"))),
             ),
             Profile(

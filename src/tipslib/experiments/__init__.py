@@ -32,6 +32,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "coupling": "TPS against the coupling strength lambda (TIPS Fig. 7)",
     "pruning": "accuracy when one operation at a time loses channels, important or not (TIPS Figs. 4, 8)",
     "fronts": "supernets by nine strategies of training, and their fronts of accuracy and MACs (TIPS Figs. 1, 5b, 5c, Tables 1, 2, 4-6)",
+    "latency": "accuracy against latency on the machine at hand, in place, alone and as ONNX (TIPS Table 3)",
+    "switching": "time and storage of switching subnetworks, and a budget that is followed (TIPS Algorithm 2, B.8)",
     "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",

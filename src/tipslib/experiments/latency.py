@@ -32,11 +32,11 @@ VARIANTS = ({"strategy": "TIPS"}, {"strategy": "Joslim"}, {"strategy": "none"})
 
 @dataclass(frozen=True)
 class Parameters:
-    """Subnetworks of the front that `strategy` reached on `data` with `network`, timed for batches of one image (TIPS, Table 3).
+    """Subnetworks of the front that `strategy` reached on `data` with `network`, timed for `batch` images at a time (TIPS, Table 3).
 
     `network` "small" is one that trains in seconds, for small images. `strategy` "none" takes subnetworks of the paper's MobileNet-v2
-    x1.4 for ImageNet, untrained, since times do not depend on weights. `exported` of them are also timed as ONNX files in onnxruntime.
-    Every one is timed `rounds` times, on `threads` threads.
+    x1.4 for ImageNet, untrained, since times do not depend on weights, and one image at a time. `exported` of the subnetworks are also
+    timed as ONNX files in onnxruntime. Every one is timed `rounds` times, on `threads` threads.
     """
 
     strategy: Literal["TIPS", "Joslim", "none"] = "TIPS"
@@ -45,13 +45,16 @@ class Parameters:
     subnetworks: int = 8
     exported: int = 8
     rounds: int = 50
+    batch: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
         require(self.subnetworks >= 2, f"subnetworks = {self.subnetworks}; at least 2 are wanted")
         require(0 <= self.exported <= self.subnetworks, f"exported = {self.exported}; allowed are 0 to {self.subnetworks}")
-        for name in ("rounds", "threads"):
+        for name in ("rounds", "threads", "batch"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; at least 1 is wanted")
+        if self.strategy == "none":
+            object.__setattr__(self, "batch", 1)
         require(self.data in PIXELS, f"data = {self.data!r}; allowed are {', '.join(PIXELS)}")
 
 
@@ -84,13 +87,13 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
 def _timed(p: Parameters, offers: Offers, exported: list[int], seed: int) -> dict[str, list[list[float]]]:
     device = make_fabric().device
     anytime = offered(offers, device)
-    image = torch.randn(1, *offers.net.input_shape, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(p.batch, *offers.net.input_shape, device=device).contiguous(memory_format=torch.channels_last)
     home = project.root() / "build" / "latency"
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=home) as name:
-        calls = [_in_place(anytime, cost, image) for cost in anytime.costs()]
-        calls += [_alone(anytime, i, image) for i in range(len(calls))]
-        calls += [_onnx(anytime, i, image, Path(name) / f"{i}.onnx", p.threads) for i in exported]
+        calls = [_in_place(anytime, cost, images) for cost in anytime.costs()]
+        calls += [_alone(anytime, i, images) for i in range(len(calls))]
+        calls += [_onnx(anytime, i, images, Path(name) / f"{i}.onnx", p.threads) for i in exported]
         with torch.inference_mode():
             found = measure(calls, rounds=p.rounds, seed=seed, device=device)
     many = len(offers.widths)
@@ -98,25 +101,25 @@ def _timed(p: Parameters, offers: Offers, exported: list[int], seed: int) -> dic
     return {name: rounded(values) for name, values in parts.items()}
 
 
-def _in_place(anytime: AnytimeNetwork, budget: float, image: torch.Tensor) -> Callable[[], object]:
+def _in_place(anytime: AnytimeNetwork, budget: float, images: torch.Tensor) -> Callable[[], object]:
     def call() -> None:
         anytime.select(budget)
-        anytime(image)
+        anytime(images)
 
     return call
 
 
-def _alone(anytime: AnytimeNetwork, number: int, image: torch.Tensor) -> Callable[[], object]:
+def _alone(anytime: AnytimeNetwork, number: int, images: torch.Tensor) -> Callable[[], object]:
     one = anytime.subnetworks[number]
     plain = anytime.net.export(one.widths, one.statistics).eval()
-    return lambda: plain(image)
+    return lambda: plain(images)
 
 
-def _onnx(anytime: AnytimeNetwork, number: int, image: torch.Tensor, path: Path, threads: int) -> Callable[[], object]:
+def _onnx(anytime: AnytimeNetwork, number: int, images: torch.Tensor, path: Path, threads: int) -> Callable[[], object]:
     one = anytime.subnetworks[number]
     export_onnx(anytime.net, one.widths, path, one.statistics)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {"images": image.cpu().contiguous().numpy()}
+    given = {"images": images.cpu().contiguous().numpy()}
     return lambda: session.run(None, given)

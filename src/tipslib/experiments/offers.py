@@ -1,4 +1,4 @@
-"""Which subnetworks of a supernet are offered at run time? Some of a front that was searched, evenly spread in MACs."""
+"""Which subnetworks of a supernet are offered at run time? Some of a front that was searched, evenly spread along it."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def front_runs(network: Network, strategy: str, data: str, seed: int, profile: P
 
 
 def searched(network: Network, strategy: str, data: str, many: int, *, seed: int, profile: Profile) -> Offers:
-    """At most `many` of the front, evenly spread in MACs; what is not trained yet is trained now."""
+    """At most `many` of the front, evenly spread along it; what is not trained yet is trained now."""
     if network == "small":
         found = small.searched(strategy, data, seed=seed, profile=profile)
-        rows = evenly(found.net.macs_many(found.widths).astype(np.float64), many)
+        rows = evenly(len(found.widths), many)
         statistics = tuple(found.statistics[i] for i in rows)
         return Offers(found.net, found.widths[rows], statistics, found.held_out[rows], found.test[rows], None, found.data)
     (run,) = front_runs(network, strategy, data, seed, profile)
     record = obtain(run, profile, Store(profile))
     net = parameters.parse(fronts.Parameters, run.parameters).build(len(load(data, "test", profile).classes)).eval()
-    rows = evenly(record.arrays["macs"].astype(np.float64), many)
+    rows = evenly(len(record.arrays["macs"]), many)
     widths, held_out, test = (record.arrays[name][rows] for name in ("widths", "held_out", "test"))
     return Offers(net, widths, sliced_statistics(net, widths), held_out, test, run.key, dict(record.provenance["data"]))
 
@@ -104,12 +104,9 @@ def scattered(space: WidthSpace, many: int, rng: np.random.Generator) -> list[tu
     return list(found)
 
 
-def evenly(costs: NDArray[np.float64], many: int) -> NDArray[np.int64]:
-    """Indices of at most `many` of ascending costs: all, or the dearest within each of as many budgets, evenly spaced end to end."""
-    if len(costs) <= many:
-        return np.arange(len(costs))
-    budgets = np.linspace(costs[0], costs[-1], many)
-    return np.unique(np.searchsorted(costs, budgets, side="right") - 1)
+def evenly(front: int, many: int) -> NDArray[np.int64]:
+    """Indices of `many` of a front, evenly spread along it, the ends among them; all where it has no more."""
+    return np.unique(np.linspace(0, front - 1, min(front, many)).round().astype(np.int64))
 
 
 def offered(offers: Offers, device: torch.device) -> AnytimeNetwork:

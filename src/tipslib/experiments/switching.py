@@ -31,6 +31,9 @@ TOLERANCE = 1e-6
 AT_ONCE = 100
 """Switches that are timed together: one is too short for the clock."""
 
+ROOM = 1.1
+"""The most that a budget leaves above the smallest subnetwork, as a share of what the largest needs above it."""
+
 LAST = 10
 """The pass after a switch with which the first is compared."""
 
@@ -164,7 +167,7 @@ def follow(offers: Offers, steps: int, seed: int) -> tuple[NDArray[np.float64], 
     """(T,) budgets in MACs, and what an anytime network chooses at each instant."""
     anytime = offered(offers, torch.device("cpu"))
     costs = anytime.costs()
-    budget = costs[0] + trace(steps, seed) * (costs[-1] - costs[0])
+    budget = costs[0] + ROOM * trace(steps, seed) * (costs[-1] - costs[0])
     index = {s.widths: i for i, s in enumerate(anytime.subnetworks)}
     return budget, np.array([index[anytime.select(float(b)).widths] for b in budget])
 

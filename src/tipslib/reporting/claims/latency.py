@@ -144,9 +144,9 @@ CLAIMS = (
     ),
     Claim(
         "latency-in-place",
-        "tips",
-        "Sec. 3.5",
-        "Steps 1-3 are conducted offline and, hence, they result in zero overhead for the online inference.",
+        "companion",
+        "Algorithm 2",
+        "A subnetwork runs inside its supernet as fast as by itself.",
         "time of a pass of a subnetwork in place by that of the same subnetwork alone, at most 1.05",
         "latency",
         _EVERY,
