@@ -108,7 +108,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
                     "fronts": {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "candidates": 30, "calibration": 256},
                     "latency": {"network": "small", "data": "digits", "subnetworks": 8, "exported": 1, "rounds": 10, "batch": 64},
-                    "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 10},
+                    "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 20},
                 },
                 cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125})),
                 runs_per_job=6,

@@ -54,6 +54,7 @@ def record(
             "reload_ms": durations(reload_ms, 60),
             "reload_fastest_ms": durations(reload_ms / 3, 60),
             "passes_ms": passes.tolist(),
+            "cold_ms": (passes * 1.5).tolist(),
         },
     }
     arrays = {"budget": np.array(budget), "chosen": np.array(chosen)}

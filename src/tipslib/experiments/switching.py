@@ -71,7 +71,8 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
 
     `values`: `subnetworks` and `front` say what is offered of either, see `Offers.describe`; `storage` in bytes: `configurations`
     the JSON, `statistics` those of batch norm, `supernet` all its weights, `checkpoints` each subnetwork by itself; `timing`:
-    `switch_us`, `reload_ms` and `reload_fastest_ms` (R,), `passes_ms` (S, 10) after each of S switches. Arrays: `budget` (T,) MACs,
+    `switch_us`, `reload_ms` and `reload_fastest_ms` (R,), `cold_ms` (K, 10) the passes after the first switch to each subnetwork at all,
+    `passes_ms` (S, 10) after each of S later switches. Arrays: `budget` (T,) MACs,
     `chosen` (T,) the index in `front` of what `AnytimeNetwork.select` takes.
     """
     p = parameters
@@ -117,8 +118,12 @@ def _measured(p: Parameters, offers: Offers, seed: int) -> tuple[dict[str, Any],
             "checkpoints": sizes,
         }
     del plain, calls
-    passes = [_passes(anytime, device, rng) for _ in range(p.switches)]
-    timing = {"switch_us": 1e3 / AT_ONCE * switch, "reload_ms": reload_, "reload_fastest_ms": fastest, "passes_ms": np.array(passes)}
+    many = len(anytime.costs())
+    cold = [_passes(anytime, number, device) for number in rng.permutation(many)]
+    to_another = 1 + rng.integers(many - 1, size=p.switches)
+    warm = [_passes(anytime, number, device) for number in to_another.cumsum() % many]
+    timing = {"switch_us": 1e3 / AT_ONCE * switch, "reload_ms": reload_, "reload_fastest_ms": fastest}
+    timing |= {"cold_ms": np.array(cold), "passes_ms": np.array(warm)}
     return storage, {name: rounded(values) for name, values in timing.items()}
 
 
@@ -152,14 +157,10 @@ def _reload(plain: list[nn.Module], turns: Iterator[int], read: Callable[[int], 
     return call
 
 
-@torch.inference_mode()
-def _passes(anytime: AnytimeNetwork, device: torch.device, rng: np.random.Generator) -> list[float]:
-    """Milliseconds of the first passes after a switch from another subnetwork."""
-    before, after = rng.choice(len(anytime.costs()), size=2, replace=False)
+def _passes(anytime: AnytimeNetwork, number: int, device: torch.device) -> list[float]:
+    """Milliseconds of the first passes after a switch to a subnetwork."""
     image = torch.randn(1, *anytime.net.input_shape, device=device).contiguous(memory_format=torch.channels_last)
-    anytime.select(anytime.costs()[before])
-    anytime(image)
-    anytime.select(anytime.costs()[after])
+    anytime.select(anytime.costs()[number])
     return [milliseconds(lambda: anytime(image), device) for _ in range(LAST)]
 
 
