@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tipslib.anytime.depthwise import depthwise, has_slow_gradients
 from tipslib.errors import require
 
 
@@ -117,7 +118,9 @@ class ElasticConv2d(nn.Conv2d, Elastic):
         weight, bias, groups = self.sliced(x.shape[1])
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0)
+        if not isinstance(padding, str) and has_slow_gradients(x, weight, self.stride, groups):
+            return depthwise(x, weight, bias, self.stride, padding, self.dilation)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
     def sliced(self, inputs: int) -> tuple[Tensor, Tensor | None, int]:
