@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tipslib.anytime import pareto
+from tipslib.anytime import examination, pareto
 from tipslib.anytime.calibration import accuracy_at, calibrate
 from tipslib.anytime.elastic import make_elastic
-from tipslib.anytime.pareto import CALIBRATION, front_as_printed, pareto_front, pareto_search
+from tipslib.anytime.examination import CALIBRATION
+from tipslib.anytime.pareto import front_as_printed, pareto_front, pareto_search
 from tipslib.anytime.samplers import shared_index, uniform
 from tipslib.anytime.supernets import mobilenet_v2_supernet
 from tipslib.errors import InvalidInput
@@ -195,8 +196,9 @@ def test_stopping_early_never_changes_the_front(data):
     size = data.draw(st.integers(1, total))
     held_out = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in images(total, 3).split(size)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pareto._Examiner, "_subnetwork", lambda self, widths: widths)
-        patch.setattr(pareto._Examiner, "_hits", lambda self, widths, which: torch.tensor(hits[widths])[which])
+        patch.setattr(examination.Examiner, "_subnetwork", lambda self, widths: widths)
+        patch.setattr(examination.Examiner, "_outcome", lambda self, widths, which: certain(torch.tensor(hits[widths])[which]))
+        patch.setattr(examination, "FEWEST", data.draw(st.integers(1, 4)))
         front = pareto_search(net, CALIBRATING, held_out, candidates=16, cost=lambda w: costs[w])
     looked_at = [tuple(row) for row in front.candidates.widths.tolist()]
     assert sorted(looked_at) == rows
@@ -206,19 +208,24 @@ def test_stopping_early_never_changes_the_front(data):
     assert (np.diff(front.costs) >= 0).all()
 
 
-def test_images_that_many_got_wrong_come_first():
+def certain(hits):
+    return hits, hits.float()
+
+
+def test_images_that_were_hard_come_first():
     """The cheapest is wrong about two images, every other about the last eight, and soon has to be shown few."""
     net, total = supernet(), 40
     held_out = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in images(total, 3).split(4)]
     shown = []
 
-    def hits(self, widths, which):
+    def outcome(self, widths, which):
         shown.append((widths, which.tolist()))
-        return which >= 2 if widths == (2, 2) else which < total - 8
+        return certain(which >= 2 if widths == (2, 2) else which < total - 8)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pareto._Examiner, "_subnetwork", lambda self, widths: widths)
-        patch.setattr(pareto._Examiner, "_hits", hits)
+        patch.setattr(examination.Examiner, "_subnetwork", lambda self, widths: widths)
+        patch.setattr(examination.Examiner, "_outcome", outcome)
+        patch.setattr(examination, "FEWEST", 4)
         front = pareto_search(net, CALIBRATING, held_out, candidates=16)
     assert front.widths.tolist() == [[2, 2]]
     order = np.argsort(front.candidates.costs, kind="stable")
@@ -365,6 +372,8 @@ def test_what_cannot_be_searched_is_refused():
         pareto_search(net, [], held_out)
     with pytest.raises(InvalidInput, match="25 held-out images with 24 labels"):
         pareto_search(net, CALIBRATING, [(held_out[0][0], held_out[0][1][:-1])])
+    with pytest.raises(InvalidInput, match="labels go from 0 to 4; the network has the classes 0 to 3"):
+        pareto_search(net, CALIBRATING, [(images(2, 1), torch.tensor([4, 0]))])
     with pytest.raises(InvalidInput, match="cost of a configuration is not finite"):
         pareto_search(net, CALIBRATING, held_out, cost=lambda w: float("nan"))
     with pytest.raises(InvalidInput, match="cannot have"):

@@ -6,15 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tipslib.anytime.calibration import fold, followed_by_norm, norms_of, recalibrate
 from tipslib.anytime.elastic import Supernet
+from tipslib.anytime.examination import Examiner
 from tipslib.anytime.widths import WidthSpace
 from tipslib.errors import InvalidInput, require
 from tipslib.progress import track
@@ -22,9 +21,6 @@ from tipslib.progress import track
 Widths = tuple[int, ...]
 Values = NDArray[np.float64]
 Sampler = Callable[[WidthSpace, torch.Generator], Widths]
-
-CALIBRATION = 256
-"""Images, in whole batches, from which a search takes the batch-norm statistics of each candidate."""
 
 DRAWS = 20
 """Draws a candidate at most, where a sampler repeats itself."""
@@ -182,8 +178,9 @@ def pareto_search(
     """Search a trained supernet for the subnetworks that are the most accurate at their cost (TIPS, 3.4).
 
     All candidates are drawn first. They are examined in the order of their cost, each until it has seen all held-out images, or until
-    the images that remain cannot lift it to where no cheaper one is as accurate. Those that most candidates got wrong are shown first,
-    which lets one stop sooner. The front is exactly that of the accuracies as they would be if nobody stopped.
+    the images that remain cannot lift it to where no cheaper one is as accurate. The images that earlier candidates found hard are shown
+    first, which lets one stop sooner: to stop it must get more of them wrong than the best cheaper one did. The front is exactly that of
+    the accuracies as they would be if nobody stopped.
 
     One thing is approximated: each candidate's batch-norm statistics come from the first 256 calibration images (whole batches), the
     same for all. Statistics from more images move accuracies a little, so take them anew with `tipslib.anytime.calibration.calibrate`
@@ -221,7 +218,7 @@ def pareto_search(
     widths = _drawn(net.space, candidates, sampler or _around_a_level, generator)
     costs = np.array(net.macs_many(widths) if cost is None else [cost(tuple(w)) for w in widths.tolist()], dtype=np.float64)
     require(bool(np.isfinite(costs).all()), "the cost of a configuration is not finite; give a function from widths to a finite number")
-    examiner = _Examiner(net, calibration_images, held_out)
+    examiner = Examiner(net, calibration_images, held_out)
     right = np.zeros(len(costs), dtype=np.int64)
     shown = np.zeros(len(costs), dtype=np.int64)
     if as_printed:
@@ -265,67 +262,3 @@ def _drawn(space: WidthSpace, count: int, sampler: Sampler, generator: torch.Gen
                 break
             found[sampler(space, generator)] = None
     return space.check_many(list(found))
-
-
-class _Examiner:
-    """Counts how many held-out images a subnetwork names rightly, and no more of them than it takes.
-
-    Parameters
-    ----------
-    net, calibration_images, held_out
-        As for `pareto_search`.
-
-    Attributes
-    ----------
-    count
-        Held-out images.
-    """
-
-    def __init__(self, net: Supernet, calibration_images: Sequence[Tensor], held_out: Sequence[tuple[Tensor, Tensor]]) -> None:
-        require(len(held_out) >= 1, "held_out is empty; a search needs images that nothing was trained on, with their labels")
-        require(len(calibration_images) >= 1, "calibration_images is empty; give some batches of training images")
-        device = next(net.parameters()).device
-        to_device = partial(torch.Tensor.to, device=device, memory_format=torch.channels_last)
-        ends = np.cumsum([len(images) for images in calibration_images])
-        wanted = int(np.searchsorted(ends, CALIBRATION)) + 1
-        self._net, self._calibration = net, [to_device(images) for images in calibration_images[:wanted]]
-        self._images = torch.cat([to_device(images) for images, _ in held_out])
-        self._labels = torch.cat([labels.to(device) for _, labels in held_out])
-        require(len(self._images) == len(self._labels), f"{len(self._images)} held-out images with {len(self._labels)} labels; one each")
-        self.count, self._batch = len(self._labels), max(len(labels) for _, labels in held_out)
-        self._wrong, self._seen = (torch.full((self.count,), start, dtype=torch.float32, device=device) for start in (1.0, 2.0))
-        self._pairs: tuple[tuple[str, str], ...] | None = None
-
-    @torch.no_grad()
-    def examine(self, widths: Widths, at_least: int = 0) -> tuple[int, int]:
-        """(right, shown): how many images were named rightly of how many that were shown.
-
-        It ends with fewer than all only if `at_least` can no longer be reached. The device is asked only where that may be so: while
-        `slack` images more may still be named wrongly, at least one more than these is shown.
-        """
-        if at_least > self.count:
-            return 0, 0
-        subnetwork = self._subnetwork(widths)
-        order = (self._wrong / self._seen).argsort(descending=True, stable=True)
-        right = shown = 0
-        while shown < self.count and (slack := right + self.count - shown - at_least) >= 0:
-            part = order[shown : shown + max(slack + 1, self._batch)]
-            hits = torch.cat([self._hits(subnetwork, rows) for rows in torch.split(part, self._batch)])
-            self._wrong[part] += ~hits
-            self._seen[part] += 1
-            right, shown = right + int(hits.sum()), shown + len(part)
-        return right, shown
-
-    def _hits(self, subnetwork: torch.nn.Module, rows: Tensor) -> Tensor:
-        hits: Tensor = subnetwork(self._images[rows]).argmax(1) == self._labels[rows]
-        return hits
-
-    def _subnetwork(self, widths: Widths) -> torch.nn.Module:
-        """Exported, calibrated and folded."""
-        # without gradients autocast does not keep the weights of every candidate
-        subnetwork = self._net.export(widths).requires_grad_(False).to(memory_format=torch.channels_last)
-        if self._pairs is None:
-            self._pairs = followed_by_norm(subnetwork)
-        recalibrate(subnetwork, norms_of(self._net, subnetwork), self._calibration)
-        fold(subnetwork, self._pairs)
-        return subnetwork

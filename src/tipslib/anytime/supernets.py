@@ -80,6 +80,9 @@ def mobilenet_v2_supernet(
     net = MobileNetV2(num_classes=classes, width_mult=width, dropout=dropout)
     if resolution < 224:
         net.features[0][0].stride = (1, 1)
+    for activation in net.modules():
+        if isinstance(activation, nn.ReLU6):
+            activation.inplace = False  # in place, autograd copies its input first
     lowest = MOBILENET_LOWEST if floor is None else MOBILENET_FLOOR
     return _elastic(net, resolution, _mobilenet_shares(net, lowest), fixed=("features.18.0",))
 
