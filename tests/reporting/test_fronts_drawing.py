@@ -168,7 +168,11 @@ def test_every_size_has_a_panel_of_its_own() -> None:
     assert fronts.by_size("resnet34", NAMES, small, large) == {}
     assert list(fronts.by_size("mobilenet_v2", ("US-Nets",), small, large)) == [("laptop", "digits"), ("laptop", "cifar100")]
     figure, rows = fronts.draw_fronts(shown, NAMES)
-    assert [ax.get_title() for ax in figure.axes] == ["digits, profile laptop", "CIFAR100, profile laptop", "Tiny-ImageNet, profile laptop"]
+    assert [ax.get_title(plt.rcParams["axes.titlelocation"]) for ax in figure.axes] == [
+        "digits, profile laptop",
+        "CIFAR100, profile laptop",
+        "Tiny-ImageNet, profile laptop",
+    ]
     assert [len(ax.get_legend().get_texts()) for ax in figure.axes] == [4, 4, 1]
     assert rows.groupby("data")["strategy"].nunique().to_dict() == {"cifar100": 4, "digits": 4, "tiny-imagenet": 1}
     plt.close(figure)
@@ -286,7 +290,8 @@ def test_measured_and_printed_gains_stand_side_by_side() -> None:
     frame = fronts.gains(cell(TIPS=3.0), "mobilenet_v2", "digits", "TIPS", BASELINES)
     figure = fronts.draw_both_gains(frame, ("smoke", "digits"))
     left, right = figure.axes
-    assert (left.get_title(), right.get_title()) == ("digits, profile smoke", "CIFAR100, as printed")
+    side = plt.rcParams["axes.titlelocation"]
+    assert (left.get_title(side), right.get_title(side)) == ("digits, profile smoke", "CIFAR100, as printed")
     assert left.get_ylim() == right.get_ylim()
     for ax, column in ((left, "gain"), (right, "paper")):
         drawn = np.concatenate([bars.lines[0].get_ydata() for bars in ax.containers])
