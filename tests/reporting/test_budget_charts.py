@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def test_the_chart_names_what_each_strategy_runs_at_the_budget(budget: float) ->
         numbers = "none so small" if k is None else f"{r.arrays['macs'][k] / 1e6:.4g} M, {100 * r.arrays['test'][k]:.1f} %"
         expected.append(f"{name}: {numbers}")
     assert said == expected
+
+
+def test_the_axis_has_numbers_only_where_accuracies_are() -> None:
+    low = {"TIPS": replace(ONE["TIPS"], arrays=ONE["TIPS"].arrays | {"test": np.linspace(0.08, 0.55, 9)})}
+    ticks = budget_chart(low, start=50)[0].to_dict()["layer"][0]["encoding"]["y"]["axis"]["values"]
+    assert len(ticks) >= 4
+    assert min(ticks) >= 7
+    assert max(ticks) <= 56
 
 
 @pytest.mark.parametrize("budget", [10, 30, 60, 100])

@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from tipslib.errors import require
 from tipslib.records import Record
@@ -77,7 +78,10 @@ def budget_chart(found: Mapping[str, Record], *, start: float) -> tuple[alt.Laye
         "shape": alt.Shape("strategy:N", legend=None, scale=shapes),
     }
     x = alt.X("share:Q", title="MACs, % of the full network", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(values=[*range(0, 101, 20)]))
-    y = alt.Y("accuracy:Q", title="test accuracy, %", scale=alt.Scale(domain=[highest + 1 - room, highest + 1], zero=False, nice=False))
+    # the lines of text stand where no accuracy does, so there are no numbers at the axis either
+    ticks = [tick for tick in map(float, MaxNLocator(6).tick_values(lowest, highest)) if lowest - 1 <= tick <= highest + 1]
+    scale = alt.Scale(domain=[highest + 1 - room, highest + 1], zero=False, nice=False)
+    y = alt.Y("accuracy:Q", title="test accuracy, %", scale=scale, axis=alt.Axis(values=ticks))
     steps = alt.Chart(pd.concat([frame.dropna(), ends])).mark_line(interpolate="step-after", strokeWidth=1.4)
     tips = [
         alt.Tooltip("strategy:N"),

@@ -20,6 +20,7 @@ from tipslib.profiles import PROFILES, get_profile
 from tipslib.records import Record, Store
 from tipslib.reporting.budgets import DATA, NETWORKS, Cell, accuracy_under, at_budgets, budgets, cell, cells, paired
 from tipslib.reporting.claims.seeds import mean_interval
+from tipslib.reporting.curves import CLASSES
 from tipslib.reporting.evidence import records_of
 from tipslib.reporting.markup import Html
 from tipslib.reporting.published import published, quoted
@@ -29,8 +30,6 @@ Size = tuple[str, str]
 """A profile and a data set."""
 
 Network = Literal["mobilenet_v2", "resnet34"]
-
-_CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "imagenet": 1000}
 
 
 def measured(profile: str, **asked: Any) -> list[Record]:
@@ -101,7 +100,7 @@ def full_size(network: Network) -> pd.DataFrame:
     rows = {}
     for data, name in DATA.items():
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            free, raised = (Parameters(network, strategy, data).build(_CLASSES[data]) for strategy in ("TIPS", "TIPS-released"))
+            free, raised = (Parameters(network, strategy, data).build(CLASSES[data]) for strategy in ("TIPS", "TIPS-released"))
         paper = printed(network, data, ("TIPS",))["budget_macs"]
         macs = [free.macs(free.space.largest), free.macs(free.space.smallest), raised.macs(raised.space.smallest), paper.min(), paper.max()]
         rows[name] = [value / 1e6 for value in macs]
@@ -152,7 +151,7 @@ def draw_fronts(shown: Mapping[Size, Cell], names: Sequence[str]) -> tuple[Figur
         rows += [draw_front(ax, found[name]).assign(profile=size[0], data=size[1]) for name in names if name in found]
         ax.set(title=title(size), xlabel="MACs, millions")
         ax.grid(True)
-        ax.legend(fontsize=9, loc="lower right")
+        ax.legend(fontsize=9, loc="best")
     for ax in list(axes.flat)[len(shown) :]:
         ax.remove()
     axes[0, 0].set_ylabel("test accuracy, %")
