@@ -194,7 +194,8 @@ def _api() -> Iterator[tuple[str, str]]:
     alone = []
     for module in pkgutil.iter_modules(tipslib.__path__, "tipslib."):
         if not module.ispkg:
-            alone.append(module.name)
+            if module.name != "tipslib.__main__":
+                alone.append(module.name)
             continue
         package = importlib.import_module(module.name)
         inside = [] if hasattr(package, "__all__") else sorted(m.name for m in pkgutil.walk_packages(package.__path__, f"{module.name}."))
