@@ -76,7 +76,7 @@ def _branched(**training: Any) -> dict[str, dict[str, Any]]:
     return {name: dict(training) for name in _BRANCHED}
 
 
-_SMOKE_BRANCHED = _branched(data="digits", width=0.0625, epochs=4, batch_size=32, learning_rate=0.1)
+_SMOKE_BRANCHED = _branched(data="digits", width=0.0625, epochs=3, batch_size=32, learning_rate=0.1)
 _LAPTOP_BRANCHED = _branched(width=0.25, epochs=8, learning_rate=0.05, precision="bf16-mixed")
 _GPU_BRANCHED = _branched(epochs=20, learning_rate=0.05, precision="bf16-mixed")
 
@@ -96,21 +96,21 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             Profile(
                 name="smoke",
                 summary="embedded data only, nothing downloaded; minutes on two CPU cores",
-                datasets={"digits": None},
+                datasets={"digits": 720},
                 seeds=(0,),
                 committed=False,
                 settings=_SMOKE_BRANCHED
                 | {
-                    "proposition": {"data": "digits", "paths": 120, "images": 6, "resamples": 1000},
+                    "proposition": {"data": "digits", "paths": 120, "images": 3, "resamples": 1000},
                     "pruning": _SMOKE_BRANCHED["pruning"] | {"network": "trained", "ratios": _RATIOS},
                     "weights": _SMOKE_BRANCHED["weights"] | {"probe_epochs": 2},
                     # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
-                    "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 10},
-                    "fronts": {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "candidates": 30, "calibration": 256},
+                    "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 12},
+                    "fronts": {"epochs": 3, "batch_size": 32, "learning_rate": 0.01, "candidates": 12, "calibration": 128},
                     "latency": {"network": "small", "data": "digits", "subnetworks": 8, "exported": 1, "rounds": 10, "batch": 64},
                     "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 20},
                 },
-                cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125})),
+                cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125, "epochs": 2})),
                 runs_per_job=6,
             ),
             Profile(

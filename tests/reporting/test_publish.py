@@ -8,8 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tipslib.errors import InvalidInput, MissingData
-from tipslib.reporting import book, publish
-from tipslib.reporting.display import VEGA_LITE
+from tipslib.reporting import VEGA_LITE, book, publish
 from tipslib.reporting.publish import NotebookFailed, chart_html, execute, parameters_of, published
 
 PARAMETERS = 'profile = "smoke"\nseed = None'
@@ -108,7 +107,12 @@ def page_of(*outputs, tags=()):
 
 def test_chart_and_its_caption_become_one_figure():
     about = {"name": "play", "alt": 'A "line"', "caption": "<figcaption>Play</figcaption>"}
-    spec = {"mark": "line", "width": 400, "data": {"values": [{"x": "</script>"}]}}
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.1.json",
+        "mark": "line",
+        "width": 400,
+        "data": {"values": [{"x": "</script>"}]},
+    }
     outputs = [
         new_output("display_data", {VEGA_LITE: spec, "text/plain": "A line"}, metadata={"tipslib": about}),
         new_output("display_data", {"text/html": about["caption"]}, metadata={"tipslib": "caption"}),
@@ -121,10 +125,11 @@ def test_chart_and_its_caption_become_one_figure():
     drawn = json.loads(body)
     assert drawn["data"] == spec["data"]
     assert drawn["width"] == "container"
+    assert drawn["$schema"] == "vega-lite/v6.1.json"
 
 
 def test_charts_beside_each_other_keep_their_widths():
-    html = chart_html({"hconcat": []}, {"name": "play", "alt": "Two", "caption": ""})
+    html = chart_html({"$schema": "vega-lite/v5.1.json", "hconcat": []}, {"name": "play", "alt": "Two", "caption": ""})
     assert "container" not in html
     assert "overflow-x:auto" in html
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from torch import Tensor
 
 from tipslib.anytime.distillation import Batch, Phase, Sandwich, Widths, by_the_batch, several_processes
 from tipslib.anytime.elastic import Supernet
 from tipslib.anytime.samplers import shared_ratio
 from tipslib.errors import require
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
 
 Values = NDArray[np.float64]
 
@@ -239,6 +239,11 @@ def chebyshev(loss: Values, cost: Values, scalar: float) -> Values:
 
 def gaussian_process(ratios: Values, values: ArrayLike) -> GaussianProcessRegressor:
     """Fitted to (K, D) ratios and (K,) values, standardised first; its predictions are standardised too."""
+    # a second to load, and only Joslim wants it
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
     observed = np.asarray(values, dtype=np.float64)
     spread = observed.std(ddof=1)
     observed = (observed - observed.mean()) / (spread if spread > 0 else 1.0)

@@ -19,12 +19,10 @@ from matplotlib.figure import Figure
 
 from tipslib.errors import require
 from tipslib.records import Record
+from tipslib.reporting import VEGA_LITE
 from tipslib.reporting.claims import Claim, Finding, Verdict, claims_of
 from tipslib.reporting.markup import Html, csv_link, inked, inline, svg
 from tipslib.reporting.style import INK
-
-VEGA_LITE = "application/vnd.vegalite.v5+json"
-"""The newest Vega-Lite type that JupyterLab 4 draws by itself."""
 
 _SYMBOLS: Mapping[Verdict, tuple[str, str]] = {
     Verdict.HOLDS: ("✔", "#009E73"),

@@ -24,8 +24,7 @@ from tipslib.errors import InvalidInput, TipslibError
 from tipslib.profiles import get_profile
 from tipslib.progress import watched
 from tipslib.records import write_atomically
-from tipslib.reporting.book import build_book
-from tipslib.reporting.display import VEGA_LITE
+from tipslib.reporting import VEGA_LITE
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +129,7 @@ def parameters_of(notebook: Any) -> list[str]:
 
 def chart_html(spec: Mapping[str, Any], about: Mapping[str, str]) -> str:
     """A Vega-Lite specification as HTML: the book's script draws it, as wide as there is room."""
-    from altair import SCHEMA_URL
-
-    spec = {**spec, "$schema": SCHEMA_URL}
+    spec = {**spec, "$schema": spec["$schema"].replace("/v5", "/v6")}  # JupyterLab draws version 5, the book what altair writes
     width = spec.get("width", 560)
     box = "overflow-x:auto"
     if ("mark" in spec or "layer" in spec) and isinstance(width, int | float):
@@ -215,6 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "assemble":
+            from tipslib.reporting.book import build_book  # slow to load, and a notebook does not need it
+
             print(build_book(chosen.profile, chosen.output))
         else:
             print(execute(chosen.name, chosen.profile, chosen.output))
