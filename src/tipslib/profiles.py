@@ -110,7 +110,10 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "latency": {"network": "small", "data": "digits", "subnetworks": 6, "exported": 1, "rounds": 6, "batch": 64},
                     "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 20},
                 },
-                cells=_fronts(("mobilenet_v2", "digits", {"width": 0.25}), ("resnet34", "digits", {"width": 0.125, "epochs": 2, "batch_size": 32})),
+                cells=_fronts(
+                    ("mobilenet_v2", "digits", {"width": 0.25}),
+                    ("resnet34", "digits", {"width": 0.125, "epochs": 2, "batch_size": 32}),
+                ),
                 runs_per_job=6,
             ),
             Profile(

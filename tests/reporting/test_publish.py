@@ -129,7 +129,8 @@ def test_chart_and_its_caption_become_one_figure():
 
 
 def test_charts_beside_each_other_keep_their_widths():
-    html = chart_html({"$schema": "https://vega.github.io/schema/vega-lite/v5.1.json", "hconcat": []}, {"name": "play", "alt": "Two", "caption": ""})
+    spec = {"$schema": "https://vega.github.io/schema/vega-lite/v5.1.json", "hconcat": []}
+    html = chart_html(spec, {"name": "play", "alt": "Two", "caption": ""})
     assert "container" not in html
     assert "overflow-x:auto" in html
 
