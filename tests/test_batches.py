@@ -282,7 +282,7 @@ def test_a_killed_training_resumes_with_the_same_bits(tmp_path):
 
 
 def test_real_digits_reach_a_network_at_32_pixels():
-    data = load("digits", "train", "smoke")
+    data = load("digits", "train", "laptop")
     images, labels = collected(data, 500, augment=False, size=32, channels=3)
     assert images.shape == (1438, 3, 32, 32)
     assert labels.tolist() == data.labels.tolist()
@@ -348,7 +348,7 @@ def test_every_set_of_every_profile_can_be_normalised():
 
 
 def test_the_constants_of_the_digits_are_theirs():
-    pixels = load("digits", "train", "smoke").images / 255
+    pixels = load("digits", "train", "laptop").images / 255
     assert PIXELS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=5e-4)
     assert PIXELS["digits"].std[0] == pytest.approx(pixels.std(), abs=5e-4)
 

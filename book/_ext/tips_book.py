@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from importlib.metadata import files
@@ -21,6 +22,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)
     app.connect("autodoc-process-signature", readable_defaults)
     app.connect("doctree-read", link_code)
+    app.connect("viewcode-follow-imported", module_of)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -77,6 +79,14 @@ def plain_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
 def readable_defaults(app: Sphinx, what: str, name: str, obj: Any, options: Any, given: str | None, returned: str | None) -> Any:
     """Write a dataclass's `<factory>` as `...`, which Sphinx can read as a signature."""
     return (given.replace("<factory>", "..."), returned) if given else None
+
+
+def module_of(app: Sphinx, module: str, name: str) -> str | None:
+    """The module whose code is shown for `name`: where it is described, for a value of a built-in type; else None, and Sphinx finds it."""
+    value = importlib.import_module(module)
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return module if getattr(value, "__module__", None) == "builtins" else None
 
 
 def link_code(app: Sphinx, doctree: nodes.document) -> None:

@@ -33,15 +33,15 @@ def test_every_claim_stands_in_it(page: Page) -> None:
 
 def test_a_reader_filters_by_verdict_paper_and_word(page: Page) -> None:
     undecided = column(page, "Verdict")[0]
-    page.get_by_label("Verdict").select_option(label=undecided)
+    page.get_by_role("combobox", name="Verdict").select_option(value=undecided)
     shown = column(page, "Verdict")
     assert 0 < len(shown) <= len(claims())
     assert set(shown) == {undecided}
-    page.get_by_label("Verdict").select_option(label="all")
-    page.get_by_label("Paper").select_option(label="TIPS")
+    page.get_by_role("combobox", name="Verdict").select_option(value="")
+    page.get_by_role("combobox", name="Paper").select_option(value="TIPS")
     assert set(column(page, "Paper")) == {"TIPS"}
     assert len(column(page, "Paper")) == sum(claim.paper == "tips" for claim in claims().values())
-    page.get_by_label("Word").fill("no sentence has these words")
+    page.get_by_role("searchbox", name="Word").fill("no sentence has these words")
     assert page.locator(ROWS).count() == 0
 
 

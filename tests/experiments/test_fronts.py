@@ -28,12 +28,12 @@ def test_nothing_is_trained_on_that_decides_or_tests():
     data = split(QUICK, SMOKE, torch.device("cpu"), seed=0)
     held_out = torch.cat([x for x, _ in data.held_out])
     test = torch.cat([x for x, _ in data.test])
-    assert data.images == {"training": 1438 - 144, "held out": len(held_out), "test": len(test)}
+    assert data.images == {"training": 720 - 72, "held out": len(held_out), "test": len(test)}
     rows = {row.numpy().tobytes() for row in held_out}
     assert not rows & {row.numpy().tobytes() for images in data.calibration for row in images}
     assert len(torch.cat(data.calibration)) == QUICK.calibration
     trained = data.train._rows
-    assert len(trained) == len(set(trained.tolist())) == 1438 - 144
+    assert len(trained) == len(set(trained.tolist())) == 720 - 72
     # every strategy of one seed has the same split, another seed has another one
     again = split(replace(QUICK, strategy="OFA"), SMOKE, torch.device("cpu"), seed=0)
     assert torch.equal(again.train._rows, trained)
