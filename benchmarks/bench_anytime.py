@@ -1,0 +1,226 @@
+"""A training step of a supernet, a subnetwork of half the width, and the search, each against the plain way.
+
+Run with `python -m pytest benchmarks/bench_anytime.py`. Both sides run in turn in one process on one thread, and medians are compared.
+Weights are random where time does not depend on them. The search is of a network that was trained for a moment, since how soon it can
+stop looking at a candidate depends on how candidates differ.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+from torchvision.models import mobilenet_v2
+
+from tipslib.anytime import make_elastic, mobilenet_v2_supernet, pareto_search, resnet18_supernet
+from tipslib.anytime.latency import fixed_threads, measure
+from tipslib.anytime.pareto import _around_a_level
+from tipslib.anytime.strategies import USNets
+from tipslib.batches import Plain
+from tipslib.data import load
+from tipslib.training import make_fabric
+
+STEP, HALF, SEARCH = 3, 0.35, 5
+BATCH, SIDE, ROUNDS = 128, 32, 5
+
+
+class PlainConv(nn.Conv2d):
+    """A convolution that uses its first channels, written as in the released code of US-Nets: slice, convolve."""
+
+    used: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.shape[1] if self.groups > 1 else 1
+        weight = self.weight[: self.used, : x.shape[1] if groups == 1 else 1]
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, groups)
+
+
+class PlainNorm(nn.BatchNorm2d):
+    """Batch norm of the first channels, by the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = x.shape[1]
+        return F.batch_norm(x, None, None, self.weight[:c], self.bias[:c], True, 0.0, self.eps)
+
+
+def plain_supernet() -> nn.Module:
+    """torchvision's MobileNet-v2 x1.4 with the stem for 32 pixels, its layers replaced by plain sliced ones."""
+    net = mobilenet_v2(num_classes=100, width_mult=1.4, dropout=0.0)
+    net.features[0][0].stride = (1, 1)
+    for name, m in list(net.named_modules()):
+        if isinstance(m, nn.Conv2d):
+            new: nn.Module = PlainConv(m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups, bias=False)
+        elif isinstance(m, nn.BatchNorm2d):
+            new = PlainNorm(m.num_features)
+        else:
+            continue
+        net.set_submodule(name, new)
+    return net
+
+
+def plain_step(net: nn.Module, optimiser: SGD, outputs: list[dict[str, int]], images: Tensor, labels: Tensor) -> list[Tensor]:
+    """The full network on labels, three subnetworks on its answers, in single precision; the logits of all."""
+    optimiser.zero_grad()
+    every, target = [], None
+    for widths in outputs:
+        for name, used in widths.items():
+            net.get_submodule(name).used = used
+        logits = net(images)
+        loss = F.cross_entropy(logits, labels if target is None else target)
+        loss.backward()
+        every.append(logits.detach())
+        target = every[0].softmax(1)
+    optimiser.step()
+    return every
+
+
+def outputs_of(net, widths) -> dict[str, int]:
+    """Output channels of each convolution of a subnetwork."""
+    return {name: m.out_channels for name, m in net.export(widths).named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def test_sandwich_step(found):
+    """At least 3 times as fast as plain layers in single precision, with equal answers where both have single precision."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, generator=generator)
+    labels = torch.randint(100, (BATCH,), generator=generator)
+    torch.manual_seed(0)
+    net = mobilenet_v2_supernet(1.4, SIDE, 100)
+    strategy = USNets(net, seed=0)
+    plain = plain_supernet()
+    plain.load_state_dict(net.body.state_dict(), strict=False)
+    drawn = iter(range(10**6))
+    rounds = {0: [net.space.largest, *strategy._subnetworks(0)]}
+    with torch.no_grad():
+        net.train()
+        for widths in rounds[0]:
+            for name, used in outputs_of(net, widths).items():
+                plain.get_submodule(name).used = used
+            net.set_width(widths)
+            torch.testing.assert_close(net(images), plain(images), rtol=1e-3, atol=1e-3)
+    net.to(memory_format=torch.channels_last)
+    last = images.contiguous(memory_format=torch.channels_last)
+    fabric = make_fabric("cpu", "bf16-mixed")
+    ours, theirs = SGD(net.parameters(), 1e-4, momentum=0.9), SGD(plain.parameters(), 1e-4, momentum=0.9)
+    shapes = [[outputs_of(net, w) for w in (net.space.largest, *strategy._subnetworks(k))] for k in range(ROUNDS + 2)]
+    turns = iter(shapes)
+
+    def fast() -> None:
+        ours.zero_grad()
+        with fabric.autocast():
+            strategy.step(net, last, labels, step=next(drawn), backward=lambda loss: loss.backward())
+        ours.step()
+
+    def slow() -> None:
+        plain_step(plain, theirs, next(turns), images, labels)
+
+    with fixed_threads(1):
+        fast_time, slow_time = np.median(measure([fast, slow], rounds=ROUNDS, seed=0), axis=1)
+    ratio = slow_time / fast_time
+    found(
+        "anytime-step",
+        f"a step of four passes (MobileNet-v2 x1.4, {BATCH} images of {SIDE} pixels) takes {fast_time / 1e3:.2f} s, {ratio:.1f} times less "
+        f"than with plain layers in single precision ({slow_time / 1e3:.2f} s)",
+        seconds=fast_time / 1e3,
+        opponent_seconds=slow_time / 1e3,
+        ratio=ratio,
+    )
+    assert ratio >= STEP
+
+
+def test_half_width(found):
+    """A subnetwork of half the width takes at most .35 of the full network's time."""
+    net = make_elastic(mobilenet_v2(width_mult=1.4, weights=None), (3, 224, 224), lowest=0.25).eval()
+    net.to(memory_format=torch.channels_last)
+    half, full = net.space.at(0.5), net.space.largest
+    x = torch.randn(8, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+
+    def at(widths):
+        def call() -> None:
+            with torch.inference_mode():
+                net.set_width(widths)
+                net(x)
+
+        return call
+
+    with fixed_threads(1):
+        half_time, full_time = np.median(measure([at(half), at(full)], rounds=20, seed=0), axis=1)
+    share, macs = half_time / full_time, net.macs(half) / net.macs(full)
+    found(
+        "anytime-half-width",
+        f"MobileNet-v2 x1.4 at half of its width takes {share:.2f} of the full network's time, with {macs:.2f} of its MACs",
+        share=share,
+        macs_share=macs,
+    )
+    assert share <= HALF
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A thin ResNet-18, trained for a moment with US-Nets on the digits; calibration and held-out images."""
+    torch.manual_seed(0)
+    train = load("digits", "train", "laptop")
+    options = {"size": SIDE, "channels": 3}
+    images, labels = (torch.cat(each) for each in zip(*Plain(train, 500, options=options), strict=True))
+    net = resnet18_supernet(0.25, SIDE, 10).to(memory_format=torch.channels_last)
+    strategy, optimiser = USNets(net, seed=0), SGD(net.parameters(), 0.02, momentum=0.9)
+    net.train()
+    for step in range(60):
+        rows = torch.randint(1000, (64,))
+        optimiser.zero_grad()
+        strategy.step(net, images[rows], labels[rows], step=step, backward=lambda loss: loss.backward())
+        optimiser.step()
+    net.eval()
+    return net, list(images[:1000].split(500)), list(zip(images[1000:].split(500), labels[1000:].split(500), strict=True))
+
+
+def test_search(trained, found):
+    """At least 5 times as many candidates a minute as by calibrating and testing each in full, and the same front."""
+    net, calibration, held_out = trained
+    many = 60
+
+    def plain_search() -> tuple[np.ndarray, np.ndarray]:
+        generator = torch.Generator().manual_seed(0)
+        drawn = dict.fromkeys([net.space.smallest, net.space.largest])
+        while len(drawn) < many:
+            drawn[_around_a_level(net.space, generator)] = None
+        accuracies = []
+        for widths in drawn:
+            net.set_width(widths)
+            network = net.export(widths)
+            norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+            network.train()
+            right = 0
+            with torch.no_grad():
+                for images in calibration:
+                    network(images)
+                network.eval()
+                for images, labels in held_out:
+                    right += int((network(images).argmax(1) == labels).sum())
+            accuracies.append(right / sum(len(labels) for _, labels in held_out))
+        return np.array([net.macs(w) for w in drawn]), np.array(accuracies)
+
+    with fixed_threads(1):
+        start = time.perf_counter()
+        front = pareto_search(net, calibration, held_out, candidates=many, seed=0)
+        middle = time.perf_counter()
+        costs, _ = plain_search()
+        end = time.perf_counter()
+    ratio = (end - middle) / (middle - start)
+    assert sorted(front.candidates.costs) == sorted(costs)
+    found(
+        "anytime-search",
+        f"the search looks at {60 * many / (middle - start):,.0f} candidates a minute, {ratio:.1f} times as many as by calibrating and "
+        f"testing each in full ({60 * many / (end - middle):,.0f})",
+        ratio=ratio,
+        candidates_per_minute=60 * many / (middle - start),
+    )
+    assert ratio >= SEARCH
