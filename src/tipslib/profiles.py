@@ -104,8 +104,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "proposition": {"data": "digits", "paths": 120, "images": 3, "resamples": 1000},
                     "pruning": _SMOKE_BRANCHED["pruning"] | {"network": "trained", "ratios": _RATIOS},
                     "weights": _SMOKE_BRANCHED["weights"] | {"probe_epochs": 2},
-                    # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
-                    "agreement": _SMOKE_BRANCHED["agreement"] | {"epochs": 8},
                     "fronts": {"epochs": 3, "batch_size": 48, "learning_rate": 0.015, "candidates": 12, "calibration": 128},
                     "latency": {"network": "small", "data": "digits", "subnetworks": 6, "exported": 1, "rounds": 6, "batch": 64},
                     "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 20},
@@ -113,7 +111,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 cells=_fronts(
                     ("mobilenet_v2", "digits", {"width": 0.25}),
                     ("resnet34", "digits", {"width": 0.125, "epochs": 2, "batch_size": 32}),
-                ),
+                )
+                | {
+                    # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
+                    "agreement": (Cell({"network": "resnet"}, {"epochs": 4}), Cell({"network": "mobilenet"}, {"epochs": 16})),
+                },
                 runs_per_job=6,
             ),
             Profile(
