@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -179,14 +180,18 @@ def _profiles() -> str:
 
 
 def _settings(profile: Profile) -> str:
+    parts: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]
+    parts = [(experiment, {}, values) for experiment, values in profile.settings.items()]
+    parts += [(experiment, cell.of, cell.settings) for experiment, cells in profile.cells.items() for cell in cells]
     rows = [
-        {"Experiment": experiment, "Parameter": name, "Value": str(value)}
-        for experiment, values in profile.settings.items()
+        {"Experiment": experiment, "Where": ", ".join(map(str, of.values())) or "–", "Parameter": name, "Value": str(value)}
+        for experiment, of, values in parts
         for name, value in values.items()
     ]
     if not rows:
         return "None: every experiment runs with the paper's own parameters."
-    return table(pd.DataFrame(rows), name="settings", caption=f"Settings of the profile {profile.name}").html
+    caption = f"Settings of the profile {profile.name}; what is set for one network or data set comes before what is set for all"
+    return table(pd.DataFrame(rows), name="settings", caption=caption).html
 
 
 def _api() -> Iterator[tuple[str, str]]:
