@@ -14,7 +14,7 @@ from tipslib.anytime.elastic import Supernet
 from tipslib.errors import require
 
 CALIBRATION = 256
-"""Images, in whole batches, from which a search takes the batch-norm statistics of each candidate."""
+"""Images, as one batch, from which a search takes the batch-norm statistics of each candidate."""
 
 FEWEST = 64
 """Held-out images that are shown at once, at least."""
@@ -44,7 +44,8 @@ class Examiner:
         to_device = partial(torch.Tensor.to, device=device, memory_format=torch.channels_last)
         ends = np.cumsum([len(images) for images in calibration_images])
         wanted = int(np.searchsorted(ends, CALIBRATION)) + 1
-        self._net, self._calibration = net, [to_device(images) for images in calibration_images[:wanted]]
+        first = torch.cat([to_device(images) for images in calibration_images[:wanted]])
+        self._net, self._calibration = net, [first[:CALIBRATION]]
         self._images = torch.cat([to_device(images) for images, _ in held_out])
         self._labels = torch.cat([labels.to(device) for _, labels in held_out])
         require(len(self._images) == len(self._labels), f"{len(self._images)} held-out images with {len(self._labels)} labels; one each")

@@ -182,7 +182,7 @@ def pareto_search(
     first, which lets one stop sooner: to stop it must get more of them wrong than the best cheaper one did. The front is exactly that of
     the accuracies as they would be if nobody stopped.
 
-    One thing is approximated: each candidate's batch-norm statistics come from the first 256 calibration images (whole batches), the
+    One thing is approximated: each candidate's batch-norm statistics come from the first 256 calibration images, as one batch, the
     same for all. Statistics from more images move accuracies a little, so take them anew with `tipslib.anytime.calibration.calibrate`
     for the few that are chosen. Batch norm is folded into the convolutions, which changes logits by rounding alone. A search runs in
     the precision of the autocast it is called under.
