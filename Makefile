@@ -8,6 +8,8 @@ PYTHON ?=
 VENV := $(CURDIR)/.venv
 RUN := .venv/bin/python -m
 REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
+# tests in as many processes as there are cores, four at most: each needs half a gigabyte
+TOGETHER := -n auto --maxprocesses 4
 COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --all-extras
 
 .PHONY: help setup book test lab bench lock clean
@@ -47,9 +49,9 @@ ifeq ($(NOTEBOOK),)
 endif
 	$(RUN) mypy
 ifeq ($(NOTEBOOK),)
-	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser'
+	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser' $(TOGETHER) --dist loadfile
 	$(REPRODUCE)
-	OMP_NUM_THREADS=1 TIPSLIB_BOOK=build/html/$(PROFILE) $(RUN) pytest -m browser
+	OMP_NUM_THREADS=1 TIPSLIB_BOOK=build/html/$(PROFILE) $(RUN) pytest -m browser $(TOGETHER)
 else
 	$(REPRODUCE)
 	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser' -k '$(NOTEBOOK)'

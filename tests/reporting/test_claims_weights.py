@@ -118,7 +118,7 @@ def test_and_does_not_on_records_that_say_otherwise(name: str) -> None:
     assert judge(name, records(REFUTED[name])).verdict is Verdict.FAILS
 
 
-@pytest.mark.parametrize("name", set(REFUTED) - {"exit-weights-same-order-as-printed"})
+@pytest.mark.parametrize("name", [name for name in REFUTED if name != "exit-weights-same-order-as-printed"])
 def test_one_seed_decides_nothing(name: str) -> None:
     for change in (lambda w, v: {}, REFUTED[name]):
         finding = judge(name, records(change, seeds=1))

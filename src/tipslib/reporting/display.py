@@ -206,9 +206,10 @@ def findings_list(found: Sequence[tuple[Claim, Finding, str | None]], page: str 
 def provenance(*records: Record, page: str | None = None) -> Html:
     """Where the numbers of a page came from: profile, seeds, records, versions, time, and links to notebook and source.
 
-    `page` is the notebook's name, if it is not that of the experiment.
+    A record that is given twice counts once. `page` is the notebook's name, if it is not that of the experiment.
     """
     require(len(records) > 0, "provenance() wants the records that the page shows")
+    records = tuple({record.run.key: record for record in records}.values())
     experiments = list(dict.fromkeys(r.run.experiment for r in records))
     versions = {n: v for r in records for n, v in r.provenance["versions"].items()}
     links = [f'<a class="tips-notebook" href="{n}.ipynb">notebook {n}</a>' for n in ([page] if page else experiments)]
