@@ -27,6 +27,7 @@ EPILOG = """examples:
   tipslib run stability --seed 3 -p "subnetworks=[2, 4, 8]"
   tipslib reproduce tips-fig6 --profile laptop --jobs 4
   tipslib claims --profile laptop --json
+  tipslib epochs fronts --profile gpu --hours 24 --keep
   tipslib verify --profile smoke --sample 3
   tipslib analyze torchvision.models:resnet18 --input 1,3,224,224 --picture importance.svg
 
@@ -39,6 +40,9 @@ ANALYZE = """MODULE:FACTORY names a class, a function without arguments, or a ne
   tipslib analyze torchvision.models:mobilenet_v2 --input 1,3,224,224
   tipslib analyze mynet:Net --input 1,3,32,32 --json mynet.json --picture mynet.svg
 """
+
+EPOCHS = """Some steps of each training are timed. Searching, probing and testing come on top and are not counted;
+so are the later phases of a training that has several."""
 
 PICTURES = (".svg", ".png", ".pdf")
 
@@ -106,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sized(reproduce)
     reproduce.add_argument("--jobs", type=int, metavar="N", help="how many runs at once; the cores are divided (default: one a core)")
+
+    epochs = command("epochs", _epochs, "find how many epochs fit a time budget on this machine", epilog=EPOCHS)
+    epochs.add_argument("experiments", metavar="EXPERIMENT", nargs="+", help="such as fronts; all get the same number of epochs")
+    epochs.add_argument("--profile", default="gpu", metavar="NAME", help="laptop, gpu or paper (default: gpu)")
+    epochs.add_argument("--hours", type=float, required=True, metavar="H", help="for all their runs and seeds, one after another")
+    epochs.add_argument("--keep", action="store_true", help="let the profile train for so many from now on: its runs, pages and claims")
 
     verify = command("verify", _verify, "check that stored records are whole, recompute a random sample of them and compare")
     sized(verify)
@@ -250,6 +260,23 @@ def _reproduce(chosen: argparse.Namespace) -> int:
             names.append(notebook)
     for path in reproduce(names, profile=chosen.profile, jobs=chosen.jobs):
         print(f"open {path}")
+    return 0
+
+
+def _epochs(chosen: argparse.Namespace) -> int:
+    from tipslib.pace import epochs_within, keep_epochs, paces
+    from tipslib.profiles import get_profile
+
+    profile, found = get_profile(chosen.profile), []
+    for pace in paces(chosen.experiments, profile):
+        found.append(pace)
+        kind = ", ".join(str(pace.run.parameters[n]) for n in ("data", "network", "strategy", "weights") if n in pace.run.parameters)
+        print(f"{pace.seconds:10.1f} s an epoch, {pace.seeds} seeds: {pace.run.experiment} ({kind})", flush=True)
+    epochs = epochs_within(found, chosen.hours)
+    print(f"{epochs} epochs fit {chosen.hours:g} hours, for each of {sum(pace.seeds for pace in found)} runs")
+    if chosen.keep:
+        keep_epochs(profile, dict.fromkeys(chosen.experiments, epochs))
+        print(f"kept: profile {profile.name} trains them for {epochs} epochs from now on")
     return 0
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tipslib.errors import InvalidInput
+from tipslib import project
+from tipslib.errors import CorruptFile, InvalidInput
 
 
 @dataclass(frozen=True)
@@ -162,15 +165,36 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 
 def get_profile(name: str | Profile) -> Profile:
-    """The profile of that name (a `Profile` is returned as it is).
+    """The profile of that name (a `Profile` is returned as it is), with the epochs that were kept for it (`tipslib.pace`).
 
     Raises
     ------
     InvalidInput
         There is no such profile; the message lists those there are.
+    CorruptFile
+        The file of its epochs is not what `tipslib epochs --keep` writes.
     """
     if isinstance(name, Profile):
         return name
     if not isinstance(name, str) or name not in PROFILES:
         raise InvalidInput(f"no profile {name!r}; there are {', '.join(PROFILES)}")
-    return PROFILES[name]
+    profile = PROFILES[name]
+    return _with_epochs(profile, epochs_file(name)) if profile.committed else profile
+
+
+def epochs_file(name: str) -> Path:
+    """Where the epochs of a profile lie that follow from somebody's time budget: experiment -> epochs, as JSON."""
+    return project.root() / "data" / "records" / name / "epochs.json"
+
+
+def _with_epochs(profile: Profile, path: Path) -> Profile:
+    if not path.exists():
+        return profile
+    try:
+        epochs = json.loads(path.read_bytes())
+    except ValueError:
+        epochs = None
+    if not isinstance(epochs, dict) or not all(type(n) is int and n >= 1 for n in epochs.values()):
+        raise CorruptFile(f'{path}: wanted is {{"experiment": epochs, ...}} with whole numbers from 1. Mend it or delete it')
+    changed = {name: dict(profile.settings.get(name, {})) | {"epochs": each} for name, each in epochs.items()}
+    return replace(profile, settings=dict(profile.settings) | changed)

@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +23,9 @@ from tipslib.records import write_atomically
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""
+
+watching: ContextVar[Callable[[int], None] | None] = ContextVar("watching", default=None)
+"""Called by `fit` behind each step with the number of steps of an epoch. While it is set, checkpoints are left alone."""
 
 
 class Diverged(TipslibError):
@@ -120,6 +124,8 @@ def fit(
     optimiser = torch.optim.SGD(
         _parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
+    watch = watching.get()
+    checkpoint = checkpoint if watch is None else None
     steps = len(loader)
     require(steps >= 1, "the loader has no batches; give it at least one batch of images")
     losses = torch.zeros(recipe.epochs * steps, dtype=torch.float64, device=fabric.device)
@@ -143,6 +149,8 @@ def fit(
                 loss = objective.step(model, images, labels, step=step, backward=backward)
             losses[step] = _averaged(model, loss, fabric)
             optimiser.step()
+            if watch is not None:
+                watch(steps)
             if (step + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 _refuse_divergence(losses, step, recipe, steps, checkpoint)
                 if checkpoint is not None and (time.monotonic() - saved >= checkpoint_seconds or step + 1 == len(losses)):

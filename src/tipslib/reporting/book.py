@@ -173,7 +173,7 @@ def _by_page(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def _profiles() -> str:
     rows = []
-    for profile in PROFILES.values():
+    for profile in map(get_profile, PROFILES):
         data = ", ".join(name if count is None else f"{name} ({count:,} images)" for name, count in profile.datasets.items())
         rows.append({"Profile": profile.name, "What it is": profile.summary, "Data": data, "Seeds": len(profile.seeds)})
     return table(pd.DataFrame(rows), name="profiles", caption="The profiles").html

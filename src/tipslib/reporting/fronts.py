@@ -69,7 +69,7 @@ def title(size: Size) -> str:
 def coverage(network: str, names: Sequence[str], artefact: str) -> pd.DataFrame:
     """How many of the runs that a page wants are there, by profile and data set, and what would make the rest; nothing is computed."""
     rows = []
-    for profile in PROFILES.values():
+    for profile in map(get_profile, PROFILES):
         there = {record.run.key for record in records_of("fronts", profile)}
         planned = [(run.parameters, run.key in there) for run in experiments.plan_all("fronts", profile)]
         wanted = [(p["data"], is_there) for p, is_there in planned if p["network"] == network and p["strategy"] in names]
