@@ -49,6 +49,7 @@ def supernet(seed: int = 0, **changes: Any) -> Supernet:
     for norm in net.batch_norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias)
+        norm.num_batches_tracked += 1  # as if it had been trained
     return net
 
 
@@ -293,6 +294,19 @@ def same(one: AnytimeNetwork, other: AnytimeNetwork) -> bool:
         if not torch.equal(one(IMAGES), other(IMAGES)):
             return False
     return True
+
+
+def test_an_untrained_supernet_is_refused_by_the_name_of_its_checkpoint(tmp_path: Path) -> None:
+    network = anytime()
+    for norm in network.net.batch_norms:
+        norm.num_batches_tracked.zero_()
+    checkpoint = network.save(tmp_path / "widths.json")
+    with pytest.raises(InvalidInput, match=rf"{checkpoint.name}: of an untrained supernet: none of its 4 batch norms has seen a batch"):
+        AnytimeNetwork.load(tmp_path / "widths.json", supernet(1))
+    # where one layer was trained alone, the network was
+    network.net.batch_norms[-1].num_batches_tracked += 1
+    network.save(tmp_path / "widths.json")
+    AnytimeNetwork.load(tmp_path / "widths.json", supernet(1))
 
 
 def test_what_is_loaded_is_what_was_saved(pair: tuple[Path, Path]) -> None:

@@ -183,7 +183,7 @@ class AnytimeNetwork:
         CorruptFile
             A file was cut or altered, or is missing, or the two do not belong together.
         InvalidInput
-            They are whole, but of another supernet: other layers, shapes, input or widths; the message says which.
+            They are whole, but of another supernet (other layers, shapes, input or widths; the message says which), or of an untrained one.
         StorageError
             A file is there, but may not be read.
         """

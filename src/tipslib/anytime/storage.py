@@ -79,6 +79,7 @@ def read(path: Path, net: Supernet) -> tuple[Stored, dict[str, Tensor]]:
         raise CorruptFile(f"{checkpoint}: no checkpoint of an anytime network ({error}). Save it anew") from error
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     _compare(checkpoint, about, weights, net)
+    _refuse_untrained(checkpoint, weights)
     return Stored(rows, [_statistics(checkpoint, tensors, number, len(net.batch_norms)) for number in range(len(rows))]), weights
 
 
@@ -129,6 +130,15 @@ def _compare(checkpoint: Path, about: Mapping[str, Any], weights: Mapping[str, T
     wanted = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in net.state_dict().items()}
     if shapes != wanted:
         raise InvalidInput(f"{another}: tensor {_difference(shapes, wanted)}. Build it as the saved one was")
+
+
+def _refuse_untrained(checkpoint: Path, weights: Mapping[str, Tensor]) -> None:
+    """Batch norms count the batches they were trained on."""
+    counts = [int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")]
+    if counts and not any(counts):
+        raise InvalidInput(
+            f"{checkpoint}: of an untrained supernet: none of its {len(counts)} batch norms has seen a batch. Train it first"
+        )
 
 
 def _difference(stored: Any, ours: Any) -> str:
