@@ -135,6 +135,63 @@ def test_sandwich_step(found):
     assert ratio >= STEP
 
 
+def test_share_of_the_peak(found):
+    """Images a second of that step on the device there is, and its share of what bfloat16 products of large matrices reach there.
+
+    On a GPU the steps are made with host synchronisation forbidden.
+    """
+    fabric = make_fabric(precision="bf16-mixed")
+    gpu = fabric.device.type == "cuda"
+    torch.manual_seed(0)
+    net = mobilenet_v2_supernet(1.4, SIDE, 100).to(fabric.device, memory_format=torch.channels_last)
+    strategy, optimiser = USNets(net, seed=0), SGD(net.parameters(), 1e-4, momentum=0.9)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, device=fabric.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(100, (BATCH,), device=fabric.device)
+    operations = []
+
+    def step(number: int) -> None:
+        optimiser.zero_grad()
+        with fabric.autocast():
+            strategy.step(net, images, labels, step=number, backward=lambda loss: loss.backward())
+        optimiser.step()
+        passes = [net.space.largest, *strategy._subnetworks(number)]
+        operations.append(6 * BATCH * sum(net.macs(widths) for widths in passes))  # forwards, and twice as many backwards; two for a MAC
+
+    def now() -> float:
+        if gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    rounds = 50 if gpu else ROUNDS
+    for number in range(3):
+        step(number)
+    operations.clear()
+    start = now()
+    if gpu:
+        torch.cuda.set_sync_debug_mode("error")
+    for number in range(rounds):
+        step(number)
+    if gpu:
+        torch.cuda.set_sync_debug_mode("default")
+    seconds = now() - start
+    side = 8192 if gpu else 2048
+    a, b = torch.randn(2, side, side, device=fabric.device, dtype=torch.bfloat16)
+    a @ b
+    start = now()
+    for _ in range(rounds):
+        a @ b
+    peak = rounds * 2 * side**3 / (now() - start)
+    share = sum(operations) / seconds / peak
+    found(
+        "anytime-peak",
+        f"a step of four passes on {torch.cuda.get_device_name() if gpu else 'the CPU'}: {rounds * BATCH / seconds:,.0f} images a second, "
+        f"{share:.1%} of the {peak / 1e12:.2f} TFLOP/s of bfloat16 products of large matrices there",
+        images_per_second=rounds * BATCH / seconds,
+        share=share,
+    )
+    assert 0 < share < 1
+
+
 def test_half_width(found):
     """A subnetwork of half the width takes at most .35 of the full network's time."""
     net = make_elastic(mobilenet_v2(width_mult=1.4, weights=None), (3, 224, 224), lowest=0.25).eval()

@@ -301,7 +301,7 @@ def test_an_untrained_supernet_is_refused_by_the_name_of_its_checkpoint(tmp_path
     for norm in network.net.batch_norms:
         norm.num_batches_tracked.zero_()
     checkpoint = network.save(tmp_path / "widths.json")
-    with pytest.raises(InvalidInput, match=rf"{checkpoint.name}: of an untrained supernet: none of its 4 batch norms has seen a batch"):
+    with pytest.raises(InvalidInput, match=rf"{checkpoint.name}: of an untrained supernet: none of its 4 batch norms saw a batch"):
         AnytimeNetwork.load(tmp_path / "widths.json", supernet(1))
     # where one layer was trained alone, the network was
     network.net.batch_norms[-1].num_batches_tracked += 1

@@ -136,9 +136,7 @@ def _refuse_untrained(checkpoint: Path, weights: Mapping[str, Tensor]) -> None:
     """Batch norms count the batches they were trained on."""
     counts = [int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")]
     if counts and not any(counts):
-        raise InvalidInput(
-            f"{checkpoint}: of an untrained supernet: none of its {len(counts)} batch norms has seen a batch. Train it first"
-        )
+        raise InvalidInput(f"{checkpoint}: of an untrained supernet: none of its {len(counts)} batch norms saw a batch. Train it first")
 
 
 def _difference(stored: Any, ours: Any) -> str:
