@@ -2,8 +2,11 @@
 
 import re
 
+from PIL import Image
+
 from tipslib import project
-from tipslib.reporting.artefacts import ARTEFACTS
+from tipslib.reporting.artefacts import ARTEFACTS, kept
+from tipslib.reporting.ledger import digest, kept_ledger
 
 PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
 
@@ -11,6 +14,8 @@ PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
 def row(artefact):
     where = f"[`{artefact.notebook}`](notebooks/{artefact.notebook}.ipynb)" if artefact.notebook else ""
     state = "recomputed at `smoke` by `make book`" if artefact.notebook else "not run"
+    if there := kept(artefact):
+        state += "; kept: `{}`, {} of {} runs".format(*there)
     return f"| {PAPERS[artefact.paper]}, {artefact.label} | {artefact.title} | {where} | {state} |"
 
 
@@ -22,6 +27,16 @@ def test_every_artefact_stands_in_the_readme_with_its_notebook_and_state():
     for artefact in ARTEFACTS.values():
         if artefact.notebook:
             assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
+
+
+def test_the_first_picture_is_the_ledger_of_the_records_that_are_kept():
+    first = re.search(r"!\[[^\]]*\]\(([^)]*)\)", (project.root() / "README.md").read_text())
+    assert first[1] == "book/images/ledger.png"
+    with Image.open(project.root() / first[1]) as picture:
+        shown = picture.info["Description"]
+    assert shown == digest(kept_ledger()), (
+        "verdicts have changed: python -m tipslib.reporting.publish ledger --output book/images/ledger.png"
+    )
 
 
 def test_the_cpu_build_in_the_readme_is_of_the_locked_versions():

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +25,13 @@ from tipslib import project
 from tipslib.errors import MissingData, TipslibError
 from tipslib.locks import alone
 from tipslib.profiles import PROFILES, Profile, get_profile
-from tipslib.reporting.artefacts import ARTEFACTS, state
-from tipslib.reporting.claims import Verdict
-from tipslib.reporting.display import findings_list, table
-from tipslib.reporting.ledger import Entry, ledger, ledger_table
+from tipslib.reporting.artefacts import ARTEFACTS, kept, state
+from tipslib.reporting.claims import Verdict, claims
+from tipslib.reporting.display import figure, findings_list, table
+from tipslib.reporting.ledger import Entry, draw_ledger, ledger, ledger_table
 from tipslib.reporting.printed import as_printed
 from tipslib.reporting.published import quoted, tables
+from tipslib.reporting.style import use_style
 
 _STAMP = "fingerprint.txt"
 
@@ -111,6 +113,7 @@ def _generated(profile: Profile) -> Iterator[tuple[str, str]]:
     for paper in ("tips", "progressive"):
         yield f"generated/artefacts-{paper}.md", _artefacts(paper, profile)
     entries = ledger()
+    yield "generated/ledger-picture.md", _picture(entries)
     yield "generated/ledger.md", ledger_table(entries).html
     yield "generated/claims.md", _claims(entries)
     yield "generated/verdict-counts.md", _verdict_counts(entries)
@@ -118,6 +121,22 @@ def _generated(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "generated/settings.md", _settings(profile)
     for name in tables():
         yield f"generated/printed-{name}.md", _printed(name)
+
+
+def _picture(entries: Sequence[Entry]) -> str:
+    counts = Counter(entry.finding.verdict for entry in entries)
+    real = sum(entry.profile not in (None, "smoke") for entry in entries)
+    said = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict)
+    rows = [(e.claim.page, e.claim.id, e.finding.verdict.value, e.profile) for e in entries]
+    use_style()
+    return figure(
+        draw_ledger(entries, titles()),
+        name="ledger-picture",
+        caption=f"All {len(entries)} claims, by the page that tests them: {said}. Large squares: tested on kept records of a profile "
+        f"above smoke ({real}).",
+        alt=f"A row of coloured squares for each page, one for each claim: {said}.",
+        data=pd.DataFrame(rows, columns=["page", "claim", "verdict", "profile"]),
+    ).html
 
 
 def _printed(name: str) -> str:
@@ -136,8 +155,10 @@ def _artefacts(paper: str, profile: Profile) -> str:
             done = state(artefact, profile) == "recomputed"
             printed = ", [as printed](published.html)" if artefact.id in tables() else ""
             label = artefact.label if artefact.notebook is None else f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
-            said = "**✔ recomputed**" if done else f"○ not run{printed}"
-            rows.append({"Artefact": label, "State": said, "What it shows": artefact.title})
+            said = f"**✔ recomputed** at {profile.name}" if done else f"○ not run{printed}"
+            there = kept(artefact)
+            more = "–" if there is None else f"{there[0]}, {there[1]} of {there[2]} runs"
+            rows.append({"Artefact": label, "State": said, "Records kept": more, "What it shows": artefact.title})
     return table(pd.DataFrame(rows), name=f"artefacts-{paper}", caption="Figures and tables of the paper", data=False).html
 
 
@@ -155,6 +176,11 @@ def _claims(entries: Sequence[Entry]) -> str:
         shown = findings_list([(e.claim, e.finding, e.profile) for e in tested], page=f"notebooks/{page}.html")
         parts.append(f"## [{_title(page)}](notebooks/{page}.ipynb)\n\n{shown.html}\n")
     return "\n".join(parts)
+
+
+def titles() -> dict[str, str]:
+    """The title of every page that has claims, by the name of its notebook."""
+    return {page: _title(page) for page in dict.fromkeys(claim.page for claim in claims().values())}
 
 
 def _title(page: str) -> str:

@@ -24,7 +24,7 @@ from tipslib.reporting.claims import Claim, Finding, Verdict, claims_of
 from tipslib.reporting.markup import Html, csv_link, inked, inline, svg
 from tipslib.reporting.style import INK
 
-_SYMBOLS: Mapping[Verdict, tuple[str, str]] = {
+SYMBOLS: Mapping[Verdict, tuple[str, str]] = {
     Verdict.HOLDS: ("✔", "#009E73"),
     Verdict.FAILS: ("✘", "#D55E00"),
     Verdict.UNDECIDED: ("?", "#E69F00"),
@@ -167,7 +167,7 @@ def table(
 
 def badge(verdict: Verdict) -> Html:
     """A verdict as a symbol, a word and a colour: no reader needs all three."""
-    symbol, colour = _SYMBOLS[verdict]
+    symbol, colour = SYMBOLS[verdict]
     style = f"border:0.13em solid {colour};border-radius:0.4em;padding:0 0.4em;white-space:nowrap;font-weight:600"
     words = f'<span aria-hidden="true">{symbol}</span> {verdict.value}'
     return Html(f'<span class="verdict" style="{style}">{words}</span>', f"{symbol} {verdict.value}")

@@ -209,12 +209,21 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (book, page):
         command.add_argument("--profile", default="smoke")
         command.add_argument("--output", type=Path, required=True)
+    commands.add_parser("ledger", help="draw the verdicts on the kept records, for README").add_argument(
+        "--output", type=Path, required=True
+    )
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "assemble":
             from tipslib.reporting.book import build_book  # slow to load, and a notebook does not need it
 
             print(build_book(chosen.profile, chosen.output))
+        elif chosen.command == "ledger":
+            from tipslib.reporting.book import titles
+            from tipslib.reporting.ledger import kept_ledger, picture
+
+            write_atomically(chosen.output, picture(kept_ledger(), titles()))
+            print(chosen.output)
         else:
             print(execute(chosen.name, chosen.profile, chosen.output))
     except TipslibError as error:

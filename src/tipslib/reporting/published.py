@@ -17,6 +17,7 @@ import pandas as pd
 
 from tipslib import project
 from tipslib.errors import CorruptFile, InvalidInput, MissingData
+from tipslib.records import unreadable
 
 MANIFEST = "SHA256SUMS"
 TEXTS = ("tips-text", "progressive-text")
@@ -143,6 +144,8 @@ def published(table: str) -> pd.DataFrame:
         `data/published` is not where the project is looked for.
     CorruptFile
         The file does not fit its checksum, or a line of it cannot be read; the message names file and line.
+    StorageError
+        The file may not be read.
     """
     if table not in COLUMNS:
         raise InvalidInput(f"no published table {table!r}; there are {', '.join(COLUMNS)}")
@@ -203,10 +206,12 @@ def _verified(path: Path) -> str:
     """Content of the file, if the manifest beside it knows exactly that content."""
     try:
         content = path.read_bytes()
-        manifest = path.with_name(MANIFEST).read_text()
+        manifest = path.with_name(MANIFEST).read_bytes()
     except FileNotFoundError as error:
         raise MissingData(f"{error.filename}: no such file. Set TIPSLIB_HOME to a checkout of the project, which holds it") from error
-    if f"{hashlib.sha256(content).hexdigest()}  {path.name}" not in manifest.splitlines():
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if f"{hashlib.sha256(content).hexdigest()}  {path.name}".encode() not in manifest.splitlines():
         raise CorruptFile(f"{path}: the content does not fit its checksum in {MANIFEST}. Restore the file; {_REFRESH}")
     try:
         return content.decode()
