@@ -100,7 +100,7 @@ def draw_ledger(entries: Sequence[Entry], titles: Mapping[str, str]) -> Figure:
     pages = list(dict.fromkeys(entry.claim.page for entry in entries))
     rows = {page: [entry for entry in entries if entry.claim.page == page] for page in pages}
     longest = max(map(len, rows.values()))
-    figure, axes = plt.subplots(figsize=(3.6 + 0.27 * longest, 0.5 + 0.27 * len(pages)))
+    figure, axes = plt.subplots(figsize=(4.1 + 0.27 * longest, 0.5 + 0.27 * len(pages)))
     for y, page in enumerate(pages):
         for x, entry in enumerate(rows[page]):
             symbol, colour = SYMBOLS[entry.finding.verdict]
