@@ -127,7 +127,7 @@ def picture(entries: Sequence[Entry], titles: Mapping[str, str]) -> bytes:
     with plt.rc_context():
         use_style()
         figure = draw_ledger(entries, titles)
-        figure.savefig(buffer, dpi=120, facecolor="white", metadata={"Description": digest(entries), "Software": None})
+        figure.savefig(buffer, dpi=120, facecolor="white", bbox_inches="tight", metadata={"Description": digest(entries), "Software": None})
     plt.close(figure)
     return buffer.getvalue()
 
