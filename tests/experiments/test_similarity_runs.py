@@ -65,8 +65,9 @@ def test_a_network_is_like_itself(networks):
     one = networks["one"]
     layers = probed_layers(one)
     batches, _ = evaluation(QUICK, SMOKE, one)
-    for debiased in (False, True):
-        found = compare(one, one, layers, batches, debiased=debiased)
+    both = compare(one, {"itself": one}, layers, batches)
+    assert list(both) == ["itself biased", "itself debiased"]
+    for found in both.values():
         np.testing.assert_allclose(np.diag(found), 1, atol=1e-9)
         np.testing.assert_allclose(found, found.T, atol=1e-9)
 
@@ -76,8 +77,12 @@ def test_a_last_batch_that_is_too_small_is_left_out(networks):
     layers = probed_layers(one)
     ((batch, labels),) = evaluation(replace(QUICK, batch_size=400), SMOKE, one)[0]
     rest = (batch[:3], labels[:3])
-    whole = compare(one, networks["plain"], layers, [(batch, labels)], debiased=True)
-    np.testing.assert_array_equal(compare(one, networks["plain"], layers, [(batch, labels), rest], debiased=True), whole)
+    others = {"plain": networks["plain"]}
+    whole = compare(one, others, layers, [(batch, labels)])
+    again = compare(one, others, layers, [(batch, labels), rest])
+    assert whole.keys() == again.keys()
+    for name, found in whole.items():
+        np.testing.assert_array_equal(again[name], found)
 
 
 def test_the_branched_network_has_equal_weights():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,25 +45,25 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     branched, _, _ = train(parameters, seed=seed, profile=profile)
     batches, held_out = evaluation(replace(parameters, batch_size=parameters.samples), profile, one)
     layers = probed_layers(one)
-    arrays = {}
-    for name, other in (("plain", two), ("branched", branched)):
-        for kind, debiased in (("biased", False), ("debiased", True)):
-            arrays[f"{name} {kind}"] = compare(one, other, layers, batches, debiased=debiased)
+    arrays = compare(one, {"plain": two, "branched": branched}, layers, batches)
     values = {"layers": layers, "batch": parameters.samples, "samples": len(held_out.labels)}
     return Outcome(values, arrays, {f"{parameters.data} train": data.checksum, f"{parameters.data} test": held_out.checksum})
 
 
 @torch.no_grad()
 def compare(
-    one: BranchedNetwork, other: BranchedNetwork, layers: list[str], batches: Iterable[tuple[Tensor, Tensor]], *, debiased: bool
-) -> np.ndarray:
-    """(L, L) CKA: rows are the layers of `one`, columns those of `other`; a last batch that is too small is left out."""
-    similarity = LayerSimilarity(debiased=debiased)
-    with recording(one, layers) as x, recording(other, layers) as y:
+    one: BranchedNetwork, others: Mapping[str, BranchedNetwork], layers: list[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, np.ndarray]:
+    """`<other> biased` and `<other> debiased`: (L, L) CKA, rows are the layers of `one`; a last batch that is too small is left out."""
+    measures = {(name, kind): LayerSimilarity(debiased=kind == "debiased") for name in others for kind in ("biased", "debiased")}
+    with ExitStack() as stack:
+        x = stack.enter_context(recording(one, layers))
+        ys = {name: stack.enter_context(recording(other, layers)) for name, other in others.items()}
         for images, _ in batches:
             if len(images) < 4:
                 continue
-            one(images)
-            other(images)
-            similarity.update([x[name] for name in layers], [y[name] for name in layers])
-    return np.asarray(similarity.compute().numpy())
+            for network in (one, *others.values()):
+                network(images)
+            for (name, _kind), measure in measures.items():
+                measure.update([x[layer] for layer in layers], [ys[name][layer] for layer in layers])
+    return {f"{name} {kind}": np.asarray(measure.compute().numpy()) for (name, kind), measure in measures.items()}
