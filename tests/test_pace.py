@@ -11,7 +11,7 @@ import pytest
 from tipslib import cli, pace
 from tipslib.errors import CorruptFile, InvalidInput
 from tipslib.experiments import plan, plan_all
-from tipslib.pace import TIMED, WARM, Pace, epoch_seconds, epochs_within, keep_epochs, paces
+from tipslib.pace import TIMED, WARM, Pace, epoch_seconds, epochs_within, hours, keep_epochs, paces
 from tipslib.profiles import PROFILES, epochs_file, get_profile
 from tipslib.training import watching
 
@@ -42,18 +42,19 @@ def test_a_training_of_few_steps_cannot_be_timed(home: Path) -> None:
 
 def found(*seconds: float) -> list[Pace]:
     run = plan("fronts", profile="laptop")
-    return [Pace(run, each, 3) for each in seconds]
+    return [Pace(run, each, 3, 8) for each in seconds]
 
 
 def test_the_most_epochs_that_fit_are_taken() -> None:
     # 3 seeds of 10 s and of 20 s: 90 s for one epoch of all
     assert epochs_within(found(10, 20), 1) == 40
     assert epochs_within(found(10, 20), 0.025) == 1
+    assert hours(found(10, 20)) == pytest.approx(8 * 90 / 3600)
     with pytest.raises(InvalidInput, match=r"takes 0\.025 hours here, more than 0\.024"):
         epochs_within(found(10, 20), 0.024)
-    for hours in (0, -1, float("nan"), float("inf")):
+    for budget in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InvalidInput, match="a finite time above 0"):
-            epochs_within(found(10), hours)
+            epochs_within(found(10), budget)
 
 
 def test_a_profile_trains_for_the_epochs_that_were_kept(home: Path) -> None:
@@ -87,7 +88,9 @@ def test_the_command_says_what_fits_and_keeps_it_when_asked(
     runs = len(plan_all("agreement", "gpu")) + len(plan_all("similarity", "gpu"))
     assert cli.main(["epochs", "agreement", "similarity", "--hours", "0.1"]) == 0
     assert len(timed) == runs / 3
-    assert f"{int(360 / (2 * runs))} epochs fit 0.1 hours, for each of {runs} runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{int(360 / (2 * runs))} epochs fit 0.1 hours, for each of {runs} runs" in said
+    assert f"{2 * runs * 20 / 3600:.3g} hours for the 20 epochs that profile gpu plans" in said
     assert not epochs_file("gpu").exists()
     assert cli.main(["epochs", "similarity", "--hours", "0.1", "--keep"]) == 0
     assert json.loads(epochs_file("gpu").read_text()) == {"similarity": 60}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tipslib import __version__
-from tipslib.errors import CorruptFile, InvalidInput, MissingData, TipslibError, TracingError, require
+from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except TipslibError as error:
         print(f"tipslib: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInput | MissingData | TracingError) else 1
+        return error.status
     except KeyboardInterrupt:
         print("tipslib: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -264,7 +264,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
 
 
 def _epochs(chosen: argparse.Namespace) -> int:
-    from tipslib.pace import epochs_within, keep_epochs, paces
+    from tipslib.pace import epochs_within, hours, keep_epochs, paces
     from tipslib.profiles import get_profile
 
     profile, found = get_profile(chosen.profile), []
@@ -272,6 +272,8 @@ def _epochs(chosen: argparse.Namespace) -> int:
         found.append(pace)
         kind = ", ".join(str(pace.run.parameters[n]) for n in ("data", "network", "strategy", "weights") if n in pace.run.parameters)
         print(f"{pace.seconds:10.1f} s an epoch, {pace.seeds} seeds: {pace.run.experiment} ({kind})", flush=True)
+    planned = sorted({pace.epochs for pace in found})
+    print(f"{hours(found):.3g} hours for the {' or '.join(map(str, planned))} epochs that profile {profile.name} plans")
     epochs = epochs_within(found, chosen.hours)
     print(f"{epochs} epochs fit {chosen.hours:g} hours, for each of {sum(pace.seeds for pace in found)} runs")
     if chosen.keep:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,11 +39,14 @@ class Pace:
         Of one epoch of its first training.
     seeds
         How many runs differ from it in nothing but the seed, itself included.
+    epochs
+        That its profile plans.
     """
 
     run: Run
     seconds: float
     seeds: int
+    epochs: int
 
 
 def paces(experiments: Sequence[str], profile: str | Profile) -> Iterator[Pace]:
@@ -55,11 +59,12 @@ def paces(experiments: Sequence[str], profile: str | Profile) -> Iterator[Pace]:
     """
     profile = get_profile(profile)
     planned = [run for name in experiments for run in plan_all(name, profile)]
-    for run in planned:
-        require("epochs" in run.parameters, f"{run.experiment} trains no network in epochs; leave it out")
-    for run in planned:
-        if run.seed == profile.seeds[0]:
-            yield Pace(run, epoch_seconds(run, profile), len(profile.seeds))
+    recipes = [getattr(_parameters(run), "recipe", None) for run in planned]
+    for run, recipe in zip(planned, recipes, strict=True):
+        require(recipe is not None, f"{run.experiment} trains no network in epochs; leave it out")
+    for run, recipe in zip(planned, recipes, strict=True):
+        if recipe is not None and run.seed == profile.seeds[0]:
+            yield Pace(run, epoch_seconds(run, profile), len(profile.seeds), recipe.epochs)
 
 
 def epoch_seconds(run: Run, profile: Profile) -> float:
@@ -81,7 +86,7 @@ def epoch_seconds(run: Run, profile: Profile) -> float:
 
     experiment, token = get_experiment(run.experiment), watching.set(look)
     try:
-        experiment.run(parameters.parse(experiment.Parameters, run.parameters), seed=run.seed, profile=profile)
+        experiment.run(_parameters(run), seed=run.seed, profile=profile)
     except _Enough:
         pass
     finally:
@@ -90,18 +95,23 @@ def epoch_seconds(run: Run, profile: Profile) -> float:
     return float(np.median(np.diff(moments[WARM:]))) * steps
 
 
-def epochs_within(found: Sequence[Pace], hours: float) -> int:
-    """The largest number of epochs with which all runs, trained one after another, end within the budget.
+def hours(found: Sequence[Pace]) -> float:
+    """Hours that all runs train for, one after another, with the epochs their profile plans: the sum of seconds x epochs x seeds / 3600."""
+    return math.fsum(pace.seconds * pace.epochs * pace.seeds for pace in found) / 3600
+
+
+def epochs_within(found: Sequence[Pace], budget: float) -> int:
+    """The largest number of epochs with which all runs, trained one after another, end within a budget in hours.
 
     Raises
     ------
     InvalidInput
         Not even one epoch fits; the message says how much it takes. Or the budget is no time.
     """
-    require(0 < hours < math.inf, f"{hours} hours; a finite time above 0 is wanted")
+    require(0 < budget < math.inf, f"{budget} hours; a finite time above 0 is wanted")
     one = math.fsum(pace.seconds * pace.seeds for pace in found) / 3600
-    require(one <= hours, f"one epoch of every run takes {one:.3g} hours here, more than {hours:g}; give more time")
-    return math.floor(hours / one)
+    require(one <= budget, f"one epoch of every run takes {one:.3g} hours here, more than {budget:g}; give more time")
+    return math.floor(budget / one)
 
 
 def keep_epochs(profile: Profile, epochs: Mapping[str, int]) -> None:
@@ -113,3 +123,7 @@ def keep_epochs(profile: Profile, epochs: Mapping[str, int]) -> None:
     path = epochs_file(profile.name)
     before = json.loads(path.read_text()) if path.exists() else {}
     write_atomically(path, (json.dumps(before | dict(epochs), indent=1, sort_keys=True) + "\n").encode())
+
+
+def _parameters(run: Run) -> Any:
+    return parameters.parse(get_experiment(run.experiment).Parameters, run.parameters)

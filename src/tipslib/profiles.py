@@ -131,7 +131,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 | {
                     "pruning": _LAPTOP_BRANCHED["pruning"] | _PHOTOGRAPHS | {"images": 2000, "ratios": _RATIOS},
                     "weights": _LAPTOP_BRANCHED["weights"] | {"probe_epochs": 2},
-                    "fronts": {"epochs": 8, "batch_size": 128, "learning_rate": 0.04, "candidates": 200, "calibration": 1000},
+                    "fronts": {"epochs": 8, "batch_size": 32, "learning_rate": 0.03, "candidates": 200, "calibration": 1000},
                     "latency": {"data": "cifar100"},
                     "switching": {"data": "cifar100"},
                 },
@@ -192,7 +192,7 @@ def _with_epochs(profile: Profile, path: Path) -> Profile:
         return profile
     try:
         epochs = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         epochs = None
     if not isinstance(epochs, dict) or not all(type(n) is int and n >= 1 for n in epochs.values()):
         raise CorruptFile(f'{path}: wanted is {{"experiment": epochs, ...}} with whole numbers from 1. Mend it or delete it')

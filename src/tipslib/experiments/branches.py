@@ -55,7 +55,12 @@ class Branched:
         JointLoss(self.exit_weights)
         require(self.width > 0, f"width = {self.width}; it must be above 0")
         require(self.batch_size >= 2, f"batch_size = {self.batch_size}; batch norm needs at least 2")
-        Recipe(self.epochs, self.learning_rate, weight_decay=self.weight_decay)
+        _ = self.recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """SGD with momentum .9 and a cosine."""
+        return Recipe(self.epochs, self.learning_rate, weight_decay=self.weight_decay)
 
     @property
     def exit_weights(self) -> tuple[float, ...]:
@@ -84,9 +89,8 @@ def train(p: Branched, *, seed: int, profile: Profile) -> tuple[BranchedNetwork,
     shaping = {f.name: getattr(p, f.name) for f in fields(Branched)} | {"weights": p.exit_weights, "seed": seed, "data": data.checksum}
     shaping["code"] = code_version(VERSION, __name__, profile)
     key = hashlib.sha256(canonical(shaping)).hexdigest()[:16]
-    recipe = Recipe(p.epochs, p.learning_rate, weight_decay=p.weight_decay)
     checkpoint = project.root() / "build" / "weights" / f"{key}.ckpt"
-    losses = fit(net, JointLoss(p.exit_weights), loader, recipe, seed=seed, fabric=fabric, checkpoint=checkpoint)
+    losses = fit(net, JointLoss(p.exit_weights), loader, p.recipe, seed=seed, fabric=fabric, checkpoint=checkpoint)
     return net, losses, data
 
 
