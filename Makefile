@@ -2,6 +2,7 @@
 # Works with GNU make 3.81, as macOS has it. Nothing outside this folder is written.
 PROFILE ?= smoke
 JOBS ?=
+CASES ?= 5000
 NOTEBOOK ?=
 PYTHON ?=
 
@@ -12,11 +13,12 @@ REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $
 TOGETHER := -n auto --maxprocesses 4
 COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --all-extras
 
-.PHONY: help setup book test lab bench lock clean
+.PHONY: help setup book test fuzz lab bench lock clean
 
 help:
 	@echo 'make book    executes the notebooks, builds the HTML book, prints the file to open'
 	@echo 'make test    everything that is checked: style, types, tests, notebooks, book, book in a browser'
+	@echo 'make fuzz    damages every kind of file in CASES=5000 ways each, where make test tries a few hundred (for the night)'
 	@echo 'make lab     opens the notebooks in JupyterLab; there the profile stands in the first cell of code'
 	@echo 'make bench   speed against the obvious alternative'
 	@echo 'make lock    pins what pyproject.toml asks for in requirements.lock'
@@ -28,9 +30,9 @@ help:
 	@echo '  JOBS=2                                book, test: how many runs at once (default: one a core)'
 	@echo '  PYTHON=/path/to/python3               which Python to set up with'
 
-book test bench: export XDG_CACHE_HOME := $(VENV)/cache
-book test bench: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
-book test bench: export IPYTHONDIR := $(VENV)/cache/ipython
+book test fuzz bench: export XDG_CACHE_HOME := $(VENV)/cache
+book test fuzz bench: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
+book test fuzz bench: export IPYTHONDIR := $(VENV)/cache/ipython
 
 setup: .venv/.ready
 
@@ -56,6 +58,9 @@ else
 	$(REPRODUCE)
 	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser' -k '$(NOTEBOOK)'
 endif
+
+fuzz: setup
+	OMP_NUM_THREADS=1 TIPSLIB_FUZZ_CASES=$(CASES) $(RUN) pytest tests/test_bad_bytes.py $(TOGETHER)
 
 lab: setup
 	@$(RUN) jupyterlab notebooks/$(if $(NOTEBOOK),$(NOTEBOOK).ipynb)

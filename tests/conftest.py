@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tipslib import experiments, project
 
@@ -114,6 +116,7 @@ class Shell:
 
     def __init__(self, home: Path) -> None:
         self.home, self.signs = home, home / "signs"
+        self.before: list[str] = []  # a command that starts the command
         for folder in ("code", "signs", "notebooks"):
             (home / folder).mkdir()
         (home / "code" / "toy.py").write_text(TOY)
@@ -127,7 +130,7 @@ class Shell:
         }
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tipslib.cli", *arguments]
+        command = [*self.before, sys.executable, "-m", "tipslib.cli", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": self.environment, "cwd": self.home}
         return subprocess.Popen(command, start_new_session=True, **(pipes | options))  # type: ignore[call-overload, no-any-return]
 
@@ -135,6 +138,22 @@ class Shell:
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=180)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def write_page(self, code: str) -> None:
+        """Write the notebook `page`: a title, the profile, and one cell more."""
+        cells = [new_markdown_cell("# A page"), new_code_cell('profile = "smoke"', metadata={"tags": ["parameters"]}), new_code_cell(code)]
+        for number, cell in enumerate(cells):
+            cell.id = f"cell-{number}"
+        nbformat.write(new_notebook(cells=cells), self.home / "notebooks" / "page.ipynb")
+
+    @property
+    def page(self) -> Path:
+        """What the notebook `page` becomes."""
+        return self.home / "build" / "notebooks" / "smoke" / "page.ipynb"
+
+    def shown(self) -> str:
+        """What the last cell of the page printed."""
+        return str(nbformat.read(self.page, as_version=4).cells[-1].outputs[0].text)
 
     def let_go(self, *numbers: int) -> None:
         """Allow the runs of these numbers to end."""
@@ -160,6 +179,20 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
+
+
+READS = """
+from tipslib.experiments import compute
+
+print([compute('toy', profile=profile, number=number)[0].values['number'] for number in (1, 2, 3)])
+"""
+
+
+@pytest.fixture
+def pages(shell: Shell) -> Shell:
+    """A project with the notebook `page`, which reads the three runs of the toy."""
+    shell.write_page(READS)
+    return shell
 
 
 @pytest.fixture

@@ -110,12 +110,12 @@ def make(checkout: Path, *arguments: str) -> str:
 
 def test_make_alone_says_what_there_is_and_does_nothing(checkout: Path) -> None:
     said = make(checkout)
-    for target in ("book", "test", "lab", "bench", "lock", "clean"):
+    for target in ("book", "test", "fuzz", "lab", "bench", "lock", "clean"):
         assert f"make {target} " in said
     assert not (checkout / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["book", "test", "lab", "bench", "lock"])
+@pytest.mark.parametrize("target", ["book", "test", "fuzz", "lab", "bench", "lock"])
 def test_every_target_sets_up_first_and_only_once(checkout: Path, target: str) -> None:
     assert "sh workflow/setup.sh" in make(checkout, "-n", target)
     ready(checkout)
@@ -140,6 +140,12 @@ def test_make_test_checks_everything_and_ends_with_pytest(checkout: Path) -> Non
     one = [line.partition("-m ")[2] for line in make(checkout, "-n", "test", "NOTEBOOK=stability").splitlines()]
     assert [step.split()[0] for step in one] == ["ruff", "ruff", "mypy", "tipslib.cli", "pytest"]
     assert one[-1].endswith("-k 'stability'")
+
+
+def test_make_fuzz_tries_many_more_cases(checkout: Path) -> None:
+    ready(checkout)
+    assert "TIPSLIB_FUZZ_CASES=5000 .venv/bin/python -m pytest tests/test_bad_bytes.py" in make(checkout, "-n", "fuzz")
+    assert "TIPSLIB_FUZZ_CASES=9 " in make(checkout, "-n", "fuzz", "CASES=9")
 
 
 def test_a_python_that_is_too_old_is_named(checkout: Path) -> None:

@@ -178,7 +178,7 @@ def test_pickled_arrays_are_not_opened_even_with_a_checksum_that_fits(store: Sto
         np.savez(file, curve=np.array([Burglar()], dtype=object), allow_pickle=True)
     digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
     resealed(path, lambda body: body["arrays"].update(sha256=digest))
-    with pytest.raises(CorruptFile, match="not a whole record"):
+    with pytest.raises(CorruptFile, match=rf"{arrays}: not a whole archive of arrays"):
         store.find(RUN)
     assert not (tmp_path / "burgled").exists()
 

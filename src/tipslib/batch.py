@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,7 +16,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from tipslib import project
-from tipslib.errors import CorruptFile, InvalidInput, MissingData, TipslibError, require
+from tipslib.errors import CorruptFile, InvalidInput, MissingData, StorageError, TipslibError, require
 from tipslib.experiments import needs, plan_all
 from tipslib.locks import alone
 from tipslib.profiles import Profile, get_profile
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 
 class BatchFailed(TipslibError):
     """A job of the batch failed; what was finished is kept, and the same command goes on from there."""
+
+    remedy = "The lines above the message hold what the job itself said, which is an error of this page. Mend that, and repeat the command."
 
 
 def notebooks() -> list[str]:
@@ -65,6 +70,39 @@ def drop_corrupt(runs: Iterable[Run], store: Store) -> None:
         except CorruptFile as error:
             log.warning("%s; it is computed again now", error)
             store.path(run).unlink(missing_ok=True)
+
+
+def digest_of(files: Iterable[str]) -> str:
+    """Digest of the names and contents of files: what something is made of, whatever their times say. One that cannot be read is empty."""
+    digest = hashlib.sha256()
+    for file in sorted(set(files)):
+        content = b""
+        with contextlib.suppress(OSError):  # whoever reads it next says so
+            content = (project.root() / file).read_bytes()
+        digest.update(f"{file}\0".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def date_back(files: Iterable[str]) -> None:
+    """Date those files now that are from the future, with a warning: Snakemake refuses what it makes of them, which looks older.
+
+    Raises
+    ------
+    StorageError
+        The time of one cannot be changed.
+    """
+    now = time.time()
+    ahead = [path for path in sorted(project.root() / file for file in files) if path.is_file() and path.stat().st_mtime > now]
+    if ahead:
+        more = f" and {len(ahead) - 1} more" if ahead[1:] else ""
+        log.warning("%s%s: newer than the clock says it is, which was set back; dated now", ahead[0], more)
+    for path in ahead:
+        try:
+            os.utime(path)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: newer than the clock says it is, and not to be dated now ({error.strerror}). Set the clock, or `touch` the file"
+            ) from error
 
 
 def reproduce(names: Sequence[str] = (), *, profile: str = "smoke", jobs: int | None = None) -> list[Path]:
@@ -176,7 +214,8 @@ class _Report(logging.Handler):
         elif known.get("exception") == "RuleException":
             self._ending = record.getMessage().strip().rpartition("' ")[2].rstrip(".")
         elif record.levelno >= logging.ERROR and not self._failed:
-            self._say(record.getMessage())
+            lines = record.getMessage().splitlines()
+            self._say("\n".join(line for line in lines if not line.startswith('  File "')))
 
     def close(self) -> None:
         self._bar.close()

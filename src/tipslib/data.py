@@ -127,13 +127,14 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a reader hands over, not yet believed: `expected` holds the checksum of each piece, `files` where it lies."""
+    """What a reader hands over, not yet believed: `expected` holds the checksum of each piece, `files` its place, `sums` who says so."""
 
     images: NDArray[Any]
     labels: NDArray[Any]
     classes: tuple[str, ...]
     expected: Mapping[str, str]
     files: Mapping[str, Path]
+    sums: Mapping[str, str] | None = None
 
 
 def load(name: str, split: str, profile: str | Profile, *, size: int | None = None) -> Dataset:
@@ -171,7 +172,8 @@ def load(name: str, split: str, profile: str | Profile, *, size: int | None = No
     try:
         whole = Dataset(name, split, found.images, found.labels, found.classes, checksum="")
     except InvalidInput as error:
-        raise CorruptFile(f"{found.files['images']}, {found.files['labels'].name}: {error}. Prepare them anew") from error
+        names = dict.fromkeys([str(found.files["images"]), found.files["labels"].name, found.files["classes"].name])
+        raise CorruptFile(f"{', '.join(names)}: {error}. Prepare them anew") from error
     checksum = _check(whole, found)
     wanted = profile.datasets[name] if split == "train" else None
     if wanted is None or wanted >= len(whole.labels):
@@ -214,8 +216,9 @@ def _check(whole: Dataset, found: _Found) -> str:
     for piece, digest in got.items():
         wanted = found.expected.get(piece, digest)
         if wanted != digest:
+            said = f"{wanted} of {found.sums[piece]}" if found.sums and piece in found.sums else wanted
             raise CorruptFile(
-                f"{found.files[piece]}: the checksum of its content, {digest[:12]}..., is not {wanted[:12]}...: it was cut or altered. "
+                f"{found.files[piece]}: the checksum of its content, {digest}, is not {said}: it was cut or altered. "
                 "Prepare it anew, or delete it if it lies in the cache"
             )
     return _joined(got["images"], got["labels"])
@@ -260,7 +263,7 @@ def _idx(name: str, split: str, size: int | None) -> _Found:
     folder = find_folder(name) / "MNIST" / "raw"
     part = {"train": "train", "test": "t10k"}[split]
     images, labels = folder / f"{part}-images-idx3-ubyte", folder / f"{part}-labels-idx1-ubyte"
-    files = {"images": images, "labels": labels, "classes": folder}
+    files = {"images": images, "labels": labels, "classes": labels}
     pixels = _read_idx(images, 3)[..., None]
     return _Found(pixels, _read_idx(labels, 1).astype(np.int64), tuple("0123456789"), _known(name, split), files)
 
@@ -290,7 +293,8 @@ def _arrays(name: str, split: str, size: int | None) -> _Found:
     names = read_json(files["classes"])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise CorruptFile(f"{files['classes']}: a JSON list of class names is wanted. Prepare it anew")
-    return _Found(read_npy(files["images"]), np.array(read_npy(files["labels"])), tuple(names), expected, files)
+    found = _Found(read_npy(files["images"]), np.array(read_npy(files["labels"])), tuple(names), expected, files)
+    return replace(found, sums=dict.fromkeys(files, own.name)) if own.is_file() else found
 
 
 def _photographs(name: str, split: str, size: int | None) -> _Found:
@@ -300,7 +304,8 @@ def _photographs(name: str, split: str, size: int | None) -> _Found:
     size = size or DECODED_SIZE[name]
     images, digest, file = decoded(listing, f"{name}-{split}-{size}", size, cache_folder())
     files = {"images": file, "labels": folder / "labels.csv", "classes": folder / "synset_words.txt"}
-    return _Found(images, listing.labels, listing.classes, _known(name, split) | {"images": digest}, files)
+    expected, note = _known(name, split) | {"images": digest}, f"{file.stem.rpartition('-')[0]}.json"
+    return _Found(images, listing.labels, listing.classes, expected, files, {"images": note})
 
 
 _READERS: Mapping[str, Callable[[str, str, int | None], _Found]] = MappingProxyType(

@@ -9,8 +9,6 @@ import io
 import json
 import os
 import struct
-import tokenize
-import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from PIL import Image
 
 from tipslib.errors import CorruptFile, MissingData, StorageError
 from tipslib.progress import track
-from tipslib.records import beside, write_atomically
+from tipslib.records import NO_ARRAY, beside, unreadable, write_atomically
 
 FORMAT = 1
 """Raised by hand when `decode` changes, so that arrays decoded before are not used."""
@@ -61,33 +59,33 @@ def list_photographs(folder: Path, split: str) -> Listing:
 
     `labels.csv` with columns file, label beside `images/` and `synset_words.txt` (a test set only); else one folder per class under
     `train/` and `val/`; else `val/images/` with `val/val_annotations.txt`. Classes are sorted by folder name and called by
-    `words.txt` or `synset_words.txt` where there is one.
+    `words.txt` or `synset_words.txt` where there is one. A list that `SHA256SUMS` in the folder names is held against it.
 
     Raises
     ------
     MissingData
         There is nothing for this split.
     CorruptFile
-        A list names files or classes that do not exist.
+        A list names files or classes that do not exist, or is not the one its checksum belongs to.
     """
     words = _words(folder)
     if (folder / "labels.csv").is_file():
         pairs = _labelled(folder)
         names = list(words)
-        numbers = [label for _, label in pairs]
-        source = folder / "labels.csv"
+        source, classes = folder / "labels.csv", "synset_words.txt"
     else:
-        source = folder / {"train": "train", "test": "val"}[split]
-        by_name = _in_class_folders(folder, source.name)
-        names = _class_folders(folder / "train") or _class_folders(source) or sorted({name for _, name in by_name})
+        part = {"train": "train", "test": "val"}[split]
+        source, by_name = _in_class_folders(folder, part)
+        names = _class_folders(folder / "train") or _class_folders(folder / part) or sorted({name for _, name in by_name})
         index = {name: i for i, name in enumerate(names)}
         pairs = [(file, index.get(name, -1)) for file, name in by_name]
-        numbers = [label for _, label in pairs]
+        classes = "the folders"
     if not pairs:
         raise MissingData(f"{source}: holds no photographs. Wanted are <class>/*.JPEG in {folder}/train and {folder}/val, or a labels.csv")
+    numbers = [label for _, label in pairs]
     if min(numbers) < 0 or max(numbers) >= len(names):
         wrong = next(file for file, label in pairs if not 0 <= label < len(names))
-        raise CorruptFile(f"{source}: {wrong} belongs to none of the {len(names)} classes. Prepare the folder anew")
+        raise CorruptFile(f"{source}: {wrong} belongs to none of the {len(names)} classes of {classes}. Prepare the folder anew")
     files, labels = zip(*sorted(pairs), strict=True)
     return Listing(folder, files, np.array(labels, dtype=np.int64), tuple(words.get(name, name) for name in names))
 
@@ -134,32 +132,28 @@ def read_npy(path: Path) -> NDArray[Any]:
     ------
     CorruptFile
         It is no whole .npy file.
+    StorageError
+        It may not be read.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        OverflowError,
-        SyntaxError,
-        MemoryError,
-        tokenize.TokenError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except NO_ARRAY as error:
         raise CorruptFile(f"{path}: not a whole .npy array ({type(error).__name__}: {error}). Prepare it anew") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     if not isinstance(array, np.ndarray):
         raise CorruptFile(f"{path}: a .npy array is wanted, this is an archive of arrays. Prepare it anew")
     return array
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; `CorruptFile` names it when it is none."""
+    """Parse a JSON file; `CorruptFile` names it when it is none, `StorageError` when it may not be read."""
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: not JSON ({error}). Prepare it anew, or delete it if it lies in the cache") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def decode(content: bytes, size: int) -> NDArray[np.uint8]:
@@ -186,7 +180,7 @@ def _write(listing: Listing, size: int, base: Path, expected: dict[str, str]) ->
         digest = hashlib.sha256(content).hexdigest()
         if expected.get(file, digest) != digest:
             raise CorruptFile(
-                f"{path}: its checksum {digest[:12]}... is not {expected[file][:12]}...: it was altered. "
+                f"{path}: its checksum {digest} is not {expected[file]}: it was altered. "
                 f"Restore it, or, if the change is meant, correct SHA256SUMS and delete {base}.SHA256SUMS"
             )
         try:
@@ -232,32 +226,32 @@ def _read_note(path: Path) -> dict[str, str]:
     except CorruptFile:
         return {}
     whole = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in ("state", "file", "sha256"))
-    return note | {"file": Path(note["file"]).name} if whole else {}
+    return note if whole and note["file"] == f"{path.stem}-{note['sha256'][:12]}.npy" else {}
 
 
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def _in_class_folders(folder: Path, part: str) -> list[tuple[str, str]]:
-    """(file, class) for every photograph under `part`."""
+def _in_class_folders(folder: Path, part: str) -> tuple[Path, list[tuple[str, str]]]:
+    """(file, class) for every photograph under `part`, and where that stands."""
     annotations = folder / part / "val_annotations.txt"
     if annotations.is_file():
-        lines = [line.split("\t") for line in _lines(annotations)]
-        return [(f"{part}/images/{_plain(line[0], annotations)}", line[1] if len(line) > 1 else "") for line in lines]
+        lines = [line.split("\t") for line in _listed(folder, f"{part}/{annotations.name}")]
+        return annotations, [(f"{part}/images/{_plain(line[0], annotations)}", line[1] if len(line) > 1 else "") for line in lines]
     pairs = []
     for name in _class_folders(folder / part):
         for place, _, files in os.walk(folder / part / name):
             relative = Path(place).relative_to(folder).as_posix()
             pairs += [(f"{relative}/{file}", name) for file in files if file.lower().endswith((".jpeg", ".jpg", ".png"))]
-    return pairs
+    return folder / part, pairs
 
 
 def _labelled(folder: Path) -> list[tuple[str, int]]:
     """(file, label) for every line of `labels.csv`."""
     path = folder / "labels.csv"
     try:
-        return [(f"images/{_plain(row['file'], path)}", int(row["label"])) for row in csv.DictReader(_lines(path))]
+        return [(f"images/{_plain(row['file'], path)}", int(row["label"])) for row in csv.DictReader(_listed(folder, path.name))]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise CorruptFile(f"{path}: columns file, label are wanted ({type(error).__name__}: {error}). Prepare it anew") from error
 
@@ -266,7 +260,7 @@ def _words(folder: Path) -> dict[str, str]:
     """Class folder -> its name in words."""
     for file in ("words.txt", "synset_words.txt"):
         if (folder / file).is_file():
-            return {parts[0]: parts[1].strip() for line in _lines(folder / file) if len(parts := line.split(maxsplit=1)) == 2}
+            return {parts[0]: parts[1].strip() for line in _listed(folder, file) if len(parts := line.split(maxsplit=1)) == 2}
     return {}
 
 
@@ -277,11 +271,27 @@ def _read_sums(path: Path) -> dict[str, str]:
     return {pair[1].removeprefix("*").removeprefix("./"): pair[0].lower() for pair in pairs if len(pair) == 2}
 
 
+def _listed(folder: Path, name: str) -> list[str]:
+    """The lines of a list in the folder, if it is the one that `SHA256SUMS` names."""
+    path = folder / name
+    lines = _lines(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = _read_sums(folder / "SHA256SUMS").get(name, digest)
+    if wanted != digest:
+        raise CorruptFile(
+            f"{path}: its checksum {digest} is not {wanted}, which SHA256SUMS gives: it was altered. "
+            "Restore it, or, if the change is meant, correct SHA256SUMS"
+        )
+    return lines
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise CorruptFile(f"{path}: not text ({error}). Prepare it anew") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _plain(name: str, path: Path) -> str:

@@ -38,7 +38,7 @@ def network_of(text: str) -> nn.Module:
     Raises
     ------
     InvalidInput
-        Not of that form, cannot be imported, no such name, needs arguments, or gives something else than a network.
+        Not of that form, cannot be imported, no such name, needs arguments, raises, or gives something else than a network.
     """
     name, _, factory = text.partition(":")
     if not name or not factory:
@@ -47,9 +47,10 @@ def network_of(text: str) -> nn.Module:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(name)
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:  # whatever stands in the module is run now
         raise InvalidInput(
-            f"cannot import {name} ({type(error).__name__}: {error}); it must be installed, or lie in the current folder"
+            f"cannot import {name} ({type(error).__name__}: {error}); it must be installed, or lie in the current folder. "
+            f"`python -c 'import {name}'` there shows the place"
         ) from error
     for part in factory.split("."):
         if not hasattr(found, part):
@@ -74,4 +75,7 @@ def _made(factory: Any, text: str) -> Any:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise InvalidInput(f"{text} cannot be called without arguments ({error}); name a function that passes them") from error
-    return factory()
+    try:
+        return factory()
+    except Exception as error:
+        raise InvalidInput(f"{text} raised {type(error).__name__}: {error}. Call it by hand to see the place") from error

@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import platform
 import re
 import secrets
 import shutil
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +28,12 @@ from tipslib.errors import CorruptFile, StorageError
 from tipslib.profiles import Profile
 
 FORMAT = 1
+
+NO_ARRAY = (
+    *(ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError, SyntaxError, RuntimeError),
+    *(tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What NumPy raises for bytes that are no whole array or archive of arrays."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return read(path, run)
 
     def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> Record:
@@ -155,15 +164,17 @@ def read(path: Path, run: Run | None = None) -> Record:
             raise CorruptFile(
                 f"{path}: the checksum does not fit the content: the record was cut or edited. Delete the file to recompute it"
             )
+        if not all(isinstance(body[name], dict) for name in ("parameters", "values", "provenance")):
+            raise ValueError("parameters, values and provenance have to have names")
         found = Run(body["experiment"], body["parameters"], body["profile"], body["seed"], body["code"])
         if found.key != body["key"] or path.stem != body["key"] or (run is not None and found.key != run.key):
             raise CorruptFile(f"{path}: holds the record of another run (key {body['key']}). Delete the file to recompute it")
-        arrays = _unpack(path.parent, body["arrays"]) if body["arrays"] else {}
+        arrays = _unpack(path, body["arrays"]) if body["arrays"] else {}
         return Record(found, body["values"], arrays, body["provenance"], path)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a whole record ({type(error).__name__}: {error}). Delete the file to recompute it") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def canonical(value: Any) -> bytes:
@@ -230,19 +241,37 @@ def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(folder: Path, entry: Mapping[str, str]) -> dict[str, np.ndarray]:
-    path = folder / Path(entry["file"]).name
+def _unpack(record: Path, entry: Mapping[str, str]) -> dict[str, np.ndarray]:
+    path, remedy = record.with_name(Path(entry["file"]).name), f"Delete {record.name} to recompute it"
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise CorruptFile(f"{path}: the arrays of a record are missing. Delete its .json to recompute it") from error
+        raise CorruptFile(f"{path}: the arrays of a record are missing. {remedy}") from error
     if _digest(content) != entry["sha256"]:
-        raise CorruptFile(f"{path}: the checksum does not fit the content. Delete the record to recompute it")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        raise CorruptFile(f"{path}: the checksum does not fit the content. {remedy}")
+    return arrays_in(content, path, remedy)
 
 
-def _unreadable(path: Path, error: OSError) -> StorageError:
+def arrays_in(content: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by their names; never unpickles. `path` is where the content was read, `remedy` what to do if it is bad.
+
+    Raises
+    ------
+    CorruptFile
+        It is no whole archive of arrays.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in found.values()):
+            raise ValueError("it holds something else than arrays")
+    except (*NO_ARRAY, OSError) as error:
+        raise CorruptFile(f"{path}: not a whole archive of arrays ({type(error).__name__}: {error}). {remedy}") from error
+    return found
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """What to raise for a file that is there, but may not be read."""
     return StorageError(f"{error.filename or path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require
 from tipslib.progress import track
-from tipslib.records import write_atomically
+from tipslib.records import unreadable, write_atomically
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""
@@ -30,6 +30,11 @@ watching: ContextVar[Callable[[int], None] | None] = ContextVar("watching", defa
 
 class Diverged(TipslibError):
     """The loss became NaN or infinite; the last checkpoint from before is kept."""
+
+    remedy = (
+        "Lower the learning rate, or let it warm up for some epochs. A run with other settings starts anew; the same run goes on from its "
+        "checkpoint and, unless the device was to blame, ends at the same step again."
+    )
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ def fit(
         The loss is no finite number; the message names step and learning rate.
     CorruptFile
         The checkpoint was cut or altered, or is no checkpoint.
+    StorageError
+        The checkpoint may not be read, or cannot be written.
     InvalidInput
         The checkpoint belongs to another run, and the message says in what that differs; or there is nothing to train on.
     """
@@ -245,22 +252,36 @@ def _resume(
         return 0
     state = _read(path, fabric.device)
     _refuse_another_run(path, state["identity"], identity)
-    objective.load_state_dict(state["objective"])
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    losses.copy_(state["losses"])
-    return int(state["step"])
+    with _believing(path):
+        objective.load_state_dict(state["objective"])
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        losses.copy_(state["losses"])
+        return int(state["step"])
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    raw = path.read_bytes()
-    broken = CorruptFile(f"{path}: the checkpoint was cut or altered, or is none of a training run. Delete it to start this run anew")
-    if hashlib.sha256(raw[32:]).digest() != raw[:32]:
-        raise broken
     try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with _believing(path):
+        if hashlib.sha256(raw[32:]).digest() != raw[:32]:
+            raise ValueError("the checksum does not fit the content")
         state = torch.load(io.BytesIO(raw[32:]), map_location=device, weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise broken from error
-    if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
-        raise broken
-    return state
+        if not isinstance(state["identity"], dict):
+            raise ValueError("no identity")
+        return dict(state)
+
+
+@contextmanager
+def _believing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the content of a checkpoint, the checkpoint is to blame, but for a device that is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise CorruptFile(
+            f"{path}: the checkpoint was cut or altered, or is none of a training run. Delete it to start this run anew"
+        ) from error

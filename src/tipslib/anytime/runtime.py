@@ -200,7 +200,10 @@ class AnytimeNetwork:
             raise CorruptFile(f"{path}: no subnetworks of this supernet ({error}). Save it anew") from error
         ours = [net.macs(one.widths) for one in offered]
         require(macs == ours, f"{path}: of another supernet: its subnetworks have {macs} MACs, and {ours} in this one. Build it as it was")
-        made = cls(net, offered)
+        try:
+            made = cls(net, offered)
+        except InvalidInput as error:
+            raise CorruptFile(f"{path}: {error}. Save it anew") from error
         net.load_state_dict(weights)
         return made
 

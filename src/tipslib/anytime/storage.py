@@ -66,7 +66,7 @@ def read(path: Path, net: Supernet) -> tuple[Stored, dict[str, Tensor]]:
         wanted, rows = body["sha256 of checkpoint"], list(body["subnetworks"])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: not the widths of an anytime network ({error}). Save it anew") from error
-    content = _content(checkpoint)
+    content = _content(checkpoint, f", which {path.name} names")
     if hashlib.sha256(content).hexdigest() != wanted:
         raise CorruptFile(
             f"{checkpoint}: not the checkpoint that {path.name} was saved with: it was cut, altered or replaced. Save both anew"
@@ -108,11 +108,11 @@ def _body(path: Path) -> dict[str, Any]:
     return dict(body)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, named: str = "") -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, ValueError) as error:
-        raise CorruptFile(f"{path}: no such file. An anytime network is a JSON and, beside it, the checkpoint it names") from error
+        raise CorruptFile(f"{path}: no such file{named}. An anytime network is a JSON and, beside it, the checkpoint it names") from error
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
@@ -31,7 +30,7 @@ from tipslib.experiments import code_version
 from tipslib.experiments.branches import SIDE, Branched, train
 from tipslib.profiles import Profile
 from tipslib.progress import track
-from tipslib.records import Outcome, canonical, write_atomically
+from tipslib.records import Outcome, arrays_in, canonical, unreadable, write_atomically
 from tipslib.topology import NetworkGraph
 from tipslib.training import make_fabric
 
@@ -241,13 +240,14 @@ def _kept(path: Path, kept: NDArray[np.int64]) -> list[Damage]:
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = [file[name] for name in ("correct", "unpruned", "samples")]
-        fits = columns[0].shape[1:] == kept.shape and len({len(column) for column in columns}) == 1
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CorruptFile(f"{path}: not a whole file of counts ({error}). Delete it to count anew") from error
-    if not fits:
-        raise CorruptFile(f"{path}: counts of another shape. Delete it to count anew")
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    found = arrays_in(content, path, "Delete it to count anew")
+    columns = [found.get(name, np.empty(0)) for name in ("correct", "unpruned", "samples")]
+    many = columns[0].shape[:1]
+    if [column.shape for column in columns] != [(*many, *kept.shape), many, many] or any(column.dtype.kind != "i" for column in columns):
+        raise CorruptFile(f"{path}: no counts of the right shape. Delete it to count anew")
     return [Damage(kept, correct, int(unpruned), int(samples)) for correct, unpruned, samples in zip(*columns, strict=True)]
 
 

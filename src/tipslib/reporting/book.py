@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -22,14 +20,17 @@ import pandas as pd
 
 import tipslib
 from tipslib import project
-from tipslib.errors import MissingData, TipslibError
+from tipslib.errors import CorruptFile, MissingData, StorageError, TipslibError
 from tipslib.locks import alone
 from tipslib.profiles import PROFILES, Profile, get_profile
+from tipslib.records import beside
 from tipslib.reporting.artefacts import ARTEFACTS, kept, state
 from tipslib.reporting.claims import Verdict, claims
 from tipslib.reporting.display import figure, findings_list, table
+from tipslib.reporting.failures import failures_list
 from tipslib.reporting.ledger import Entry, draw_ledger, ledger, ledger_table
 from tipslib.reporting.printed import as_printed
+from tipslib.reporting.publish import read_notebook
 from tipslib.reporting.published import quoted, tables
 from tipslib.reporting.style import use_style
 
@@ -37,7 +38,12 @@ _STAMP = "fingerprint.txt"
 
 
 class BookFailed(TipslibError):
-    """Jupyter Book warned or failed; the message holds what it said."""
+    """Jupyter Book warned or failed; the message holds what it said, and the book that was there before stays."""
+
+    remedy = (
+        "Mend what the lines name: most often a link, a label or a reference in `book/` or in a cell of text. If they name an executed "
+        "notebook in `build/`, delete it: it is made again."
+    )
 
 
 def build_book(profile: str, output: Path) -> Path:
@@ -61,21 +67,26 @@ def build_book(profile: str, output: Path) -> Path:
         No such profile; a notebook of the table of contents has not been executed.
     BookFailed
         Jupyter Book gave a warning or an error; `output` is left as it was.
+    StorageError
+        The disk is full, or a folder may not be written; `output` is left as it was.
     """
     index = output / "index.html"
     with alone(project.root() / "build" / "book" / f".{get_profile(profile).name}.lock", "another process that binds the book"):
+        work = beside(output)
         source = assemble(profile)
         stamp = _fingerprint(source)
-        if index.exists() and (output / _STAMP).exists() and (output / _STAMP).read_text() == stamp:
+        if index.exists() and (output / _STAMP).exists() and (output / _STAMP).read_bytes() == stamp.encode():
             return index
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".book-") as folder:
-            _jupyter_book(source, Path(folder))
-            pages = Path(folder) / "_build" / "html"
+        work.mkdir(parents=True)
+        try:
+            _jupyter_book(source, work)
+            pages = work / "_build" / "html"
             (pages / _STAMP).write_text(stamp)
             if output.exists():
-                output.rename(Path(folder) / "before")
+                output.rename(work / "before")
             pages.rename(output)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return index
 
 
@@ -89,7 +100,7 @@ def assemble(profile: str) -> Path:
     executed = root / "build" / "notebooks" / size.name
     (folder / "notebooks").mkdir()
     (folder / "extra" / "downloads").mkdir(parents=True)
-    for name in re.findall(r"file: notebooks/([\w-]+)", (folder / "_toc.yml").read_text()):
+    for name in re.findall(r"file: notebooks/([\w-]+)", _text(folder / "_toc.yml")):
         if not (executed / f"{name}.ipynb").exists():
             raise MissingData(f"{executed / name}.ipynb: this notebook has not been executed; `make book PROFILE={size.name}` does all")
         shutil.copyfile(executed / f"{name}.ipynb", folder / "notebooks" / f"{name}.ipynb")
@@ -99,8 +110,15 @@ def assemble(profile: str) -> Path:
         target.parent.mkdir(exist_ok=True)
         target.write_text(text, encoding="utf-8")
     for page in folder.glob("*.md"):
-        page.write_text(_filled(page.read_text(encoding="utf-8"), size), encoding="utf-8")
+        page.write_text(_filled(_text(page), size), encoding="utf-8")
     return folder
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFile(f"{path}: not text ({error}). Restore the file of this name in book/ from the repository") from error
 
 
 def _filled(text: str, profile: Profile) -> str:
@@ -110,6 +128,7 @@ def _filled(text: str, profile: Profile) -> str:
 
 
 def _generated(profile: Profile) -> Iterator[tuple[str, str]]:
+    yield "generated/failures.md", failures_list()
     for paper in ("tips", "progressive"):
         yield f"generated/artefacts-{paper}.md", _artefacts(paper, profile)
     entries = ledger()
@@ -185,8 +204,8 @@ def titles() -> dict[str, str]:
 
 def _title(page: str) -> str:
     """The first heading of a notebook."""
-    cells = json.loads((project.root() / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
+    cells = read_notebook(project.root() / "notebooks" / f"{page}.ipynb").cells
+    return (cells[0].source.splitlines() or [page])[0].removeprefix("# ") if cells else page
 
 
 def _by_page(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -245,6 +264,8 @@ def _jupyter_book(source: Path, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": "0"})
     if done.returncode:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).splitlines()
+        if refused := [line for line in lines if "[Errno " in line]:
+            raise StorageError(f"{source} cannot be bound ({refused[0]}). Free space or allow writing in {folder.parent}, then repeat")
         said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-30:]
         raise BookFailed("\n".join([f"Jupyter Book could not bind {source}:", *said]))
 

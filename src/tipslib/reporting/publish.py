@@ -20,10 +20,10 @@ from typing import Any
 import nbformat
 
 from tipslib import project
-from tipslib.errors import InvalidInput, TipslibError
+from tipslib.errors import CorruptFile, InvalidInput, TipslibError
 from tipslib.profiles import get_profile
 from tipslib.progress import watched
-from tipslib.records import write_atomically
+from tipslib.records import unreadable, write_atomically
 from tipslib.reporting import VEGA_LITE
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,11 @@ _SHOWN_AS_THEY_ARE = {"remove-cell", "remove-input", "hide-input", "hide-cell", 
 
 class NotebookFailed(TipslibError):
     """A cell of a notebook raised; the message names notebook, cell and exception, and where the failed run lies."""
+
+    remedy = (
+        "If the exception is one of this page, do what is said there. Else open the failed run in JupyterLab (`make lab`), where the cell "
+        "shows its traceback; the notebook itself can be run there cell by cell."
+    )
 
 
 def notebooks() -> list[str]:
@@ -56,6 +61,8 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
     ------
     InvalidInput
         No such notebook, profile or parameter; nothing was run.
+    CorruptFile
+        The notebook is none, or was cut or altered so that it cannot be read; nothing was run.
     NotebookFailed
         A cell raised, or the kernel died.
     """
@@ -67,7 +74,7 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
     if name not in notebooks():
         raise InvalidInput(f"no notebook {name!r}; there are {', '.join(notebooks())}")
     given = {"profile": get_profile(profile).name, **(parameters or {})}
-    allowed = parameters_of(nbformat.read(source, as_version=4))
+    allowed = parameters_of(read_notebook(source))
     for key in given:
         if key not in allowed:
             raise InvalidInput(f"notebook {name} has no parameter {key!r}; there are {', '.join(allowed)}")
@@ -90,6 +97,29 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
     write_atomically(output, nbformat.writes(page).encode())
     failed.unlink(missing_ok=True)
     return output
+
+
+def read_notebook(path: Path) -> Any:
+    """A notebook that keeps to the format, whose parameters are written in Python.
+
+    Raises
+    ------
+    CorruptFile
+        It is no notebook.
+    StorageError
+        It may not be read.
+    """
+    try:
+        content = path.read_bytes().decode()
+        nbformat.validate(json.loads(content))
+        notebook = nbformat.reads(content, as_version=4)
+        parameters_of(notebook)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # nbformat raises whatever it runs into
+        reason = str(error).strip().partition("\n")[0]
+        raise CorruptFile(f"{path}: not a whole notebook ({type(error).__name__}: {reason}). Restore it from the repository") from error
+    return notebook
 
 
 def published(notebook: Any, name: str) -> Any:
@@ -228,6 +258,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(execute(chosen.name, chosen.profile, chosen.output))
     except TipslibError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        places = f"{project.root() / 'build'} and in the folder of temporary files, which TMPDIR names"
+        print(f"{chosen.output}: cannot be made ({reason}). Free space or allow writing in {places}, then repeat", file=sys.stderr)
         return 1
     return 0
 
