@@ -13,7 +13,7 @@ REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $
 TOGETHER := -n auto --maxprocesses 4
 COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --all-extras
 
-.PHONY: help setup book test fuzz lab bench lock clean
+.PHONY: help setup book test fuzz lab bench kill lock clean
 
 help:
 	@echo 'make book    executes the notebooks, builds the HTML book, prints the file to open'
@@ -21,6 +21,7 @@ help:
 	@echo 'make fuzz    damages every kind of file in CASES=5000 ways each, where make test tries a few hundred (for the night)'
 	@echo 'make lab     opens the notebooks in JupyterLab; there the profile stands in the first cell of code'
 	@echo 'make bench   speed against the obvious alternative'
+	@echo 'make kill    kills batches and training runs at many instants, and fills disks: half an hour'
 	@echo 'make lock    pins what pyproject.toml asks for in requirements.lock'
 	@echo 'make clean   removes everything that was built, except .venv'
 	@echo ''
@@ -30,9 +31,9 @@ help:
 	@echo '  JOBS=2                                book, test: how many runs at once (default: one a core)'
 	@echo '  PYTHON=/path/to/python3               which Python to set up with'
 
-book test fuzz bench: export XDG_CACHE_HOME := $(VENV)/cache
-book test fuzz bench: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
-book test fuzz bench: export IPYTHONDIR := $(VENV)/cache/ipython
+book test fuzz bench kill: export XDG_CACHE_HOME := $(VENV)/cache
+book test fuzz bench kill: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
+book test fuzz bench kill: export IPYTHONDIR := $(VENV)/cache/ipython
 
 setup: .venv/.ready
 
@@ -67,6 +68,10 @@ lab: setup
 
 bench: setup
 	@$(RUN) pytest benchmarks
+
+kill: setup
+	OMP_NUM_THREADS=1 TIPSLIB_KILLS=50 $(RUN) pytest tests/test_killed.py -k training -rP
+	OMP_NUM_THREADS=1 TIPSLIB_KILLS=30 $(RUN) pytest tests/test_killed.py tests/test_faults.py -k book -rP
 
 lock: setup
 	@$(RUN) uv $(COMPILE) pyproject.toml -o requirements.lock

@@ -184,3 +184,52 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     assert "refused" in done.stderr
     assert "Free space" in done.stderr
     assert everything(tmp_path) == {"a.tar"}
+
+
+@pytest.mark.parametrize("damage", ["altered head", "cut behind a member", "cut in a head"])
+def test_a_tar_that_ends_too_soon_is_refused_and_not_taken_for_whole(tmp_path, damage):
+    content = bytearray(tar(tmp_path / "a.tar").read_bytes())
+    second = 1024  # a head and a block for each member
+    if damage == "altered head":
+        content[second] ^= 1
+    else:
+        del content[second + 100 * (damage == "cut in a head") :]
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(CorruptFile, match=r"a\.tar: refused \(ReadError: (bad checksum|empty header|truncated header)\)"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+    assert everything(tmp_path) == {"a.tar"}
+
+
+def test_a_member_that_was_emptied_in_the_list_of_a_zip_is_refused(tmp_path):
+    content = bytearray(zipped(tmp_path / "a.zip").read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + 16 : entry + 28] = bytes(12)  # checksum and sizes: those of an empty file, which fit each other
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(CorruptFile, match=r"a\.zip: the member .* has two checksums"):
+        extract(tmp_path / "a.zip", tmp_path / "out")
+    assert everything(tmp_path) == {"a.zip"}
+
+
+def test_a_zip_that_was_written_to_a_pipe_is_unpacked(tmp_path):
+    """Its checksums stand behind the members."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def tell(self):
+            raise OSError("a pipe")
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(name, content)
+    (tmp_path / "a.zip").write_bytes(pipe.getvalue())
+    extract(tmp_path / "a.zip", tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in CONTENT} == CONTENT
+
+
+def test_an_archive_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(StorageError, match=r"a\.zip: cannot be read \(Is a directory\)"):
+        extract(tmp_path / "a.zip", tmp_path / "out")

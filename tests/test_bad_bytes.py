@@ -486,6 +486,25 @@ def test_damaged_bytes_are_refused_by_name_or_change_nothing(kind: Kind, tmp_pat
     assert refused >= CASES // 8, "hardly anything was damaged"
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"correct": np.zeros((2, 2, 3), int)},
+        {"unpruned": np.zeros(3, int)},
+        {"samples": np.zeros(2)},
+        {"samples": np.array(5)},
+        {"correct": None},
+    ],
+)
+def test_counts_that_do_not_fit_are_refused_by_name(changed: dict[str, Any], tmp_path: Path) -> None:
+    counts = {"correct": np.zeros((2, 2, 2), int), "unpruned": np.zeros(2, int), "samples": np.zeros(2, int)}
+    np.savez(tmp_path / "counts.npz", **counts)
+    assert len(read_counts(tmp_path)) == 2
+    np.savez(tmp_path / "counts.npz", **{name: array for name, array in (counts | changed).items() if array is not None})
+    with pytest.raises(CorruptFile, match=r"counts\.npz: no counts of the right shape"):
+        read_counts(tmp_path)
+
+
 # code
 
 
@@ -642,6 +661,12 @@ def test_every_command_names_broken_epochs_in_one_line(command: list[str], toy: 
     write_atomically(epochs_file("laptop"), b"[" * 100_000)
     assert cli.main([*command, "--profile", "laptop"]) == 1
     one_line(capsys, "epochs.json")
+
+
+def test_a_folder_in_the_place_of_epochs_is_named_in_one_line(toy: ModuleType, capsys: Output) -> None:
+    epochs_file("laptop").mkdir(parents=True)
+    assert cli.main(["list", "--profile", "laptop"]) == 1
+    one_line(capsys, "epochs.json: cannot be read")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 5000, b"{}", b'{"cells": 1}', b"\x80\x04N."])

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from conftest import READS, Shell
+from test_killed import KILLS
 from test_records import can_mount
 from tipslib.records import read
 
@@ -47,7 +48,7 @@ from test_faults import GOES_ON, require_whole
 home = Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(home)], check=True)
 shell = Shell(home)
-shell.environment["TMPDIR"] = str(home)
+shell.environment |= {"TMPDIR": str(home), "TOY_RUNS_PER_JOB": "3"}
 shell.let_go(1, 2, 3)
 
 def batch(left, code):
@@ -81,14 +82,52 @@ print("whole")
 """
 
 
-def test_a_disk_that_is_full_stops_a_batch_and_one_with_room_goes_on(tmp_path: Path) -> None:
-    if not can_mount(tmp_path):
+FULL_DISK_FOR_A_BOOK = """
+import os, subprocess, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_faults import GOES_ON
+from test_killed import checkout
+
+disk = Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], check=True)
+shell, ballast = checkout(disk / "home"), disk / "ballast"
+html = shell.home / "build" / "html"
+assert shell.run("reproduce", "page").returncode == 0
+for left in (100_000, 1_500_000):
+    ballast.unlink(missing_ok=True)
+    free = os.statvfs(disk)
+    ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - left))
+    done = shell.run("reproduce")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr and "Free space or allow writing in" in done.stderr, done.stderr
+    assert done.stderr.endswith(GOES_ON) and "Traceback" not in done.stderr, done.stderr
+    assert [path for path in html.rglob("*") if path.is_file()] == []
+ballast.unlink()
+assert shell.run("reproduce").returncode == 0
+assert (html / "smoke" / "index.html").exists()
+print("whole")
+"""
+
+
+def on_a_small_disk(script: str, folder: Path) -> None:
+    if not can_mount(folder):
         pytest.skip("a small disk cannot be mounted here; tests/test_records.py limits the size of files instead")
     own = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-    command = [*own, sys.executable, "-c", FULL_DISK, str(Path(__file__).parent), str(tmp_path)]
+    command = [*own, sys.executable, "-c", script, str(Path(__file__).parent), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "whole\n"
+
+
+def test_a_disk_that_is_full_stops_a_batch_and_one_with_room_goes_on(tmp_path: Path) -> None:
+    on_a_small_disk(FULL_DISK, tmp_path)
+
+
+@pytest.mark.skipif(not KILLS, reason="takes a minute; `make kill` runs it")
+def test_a_disk_that_is_full_stops_the_binding_of_a_book_and_one_with_room_goes_on(tmp_path: Path) -> None:
+    on_a_small_disk(FULL_DISK_FOR_A_BOOK, tmp_path)
 
 
 @contextmanager
@@ -105,6 +144,7 @@ def test_where_permission_is_missing_is_said_and_all_else_is_kept(pages: Shell) 
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere, and there is no setpriv to give that up")
         pages.before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    pages.environment["TOY_RUNS_PER_JOB"] = "3"
     pages.let_go(1, 2, 3)
     build = pages.home / "build"
     build.mkdir()
@@ -167,6 +207,7 @@ def test_nothing_stale_is_believed_and_nothing_made_twice_whatever_the_clock_say
         for path in (notebook, pages.page, *records.rglob("*.*")):
             os.utime(path, (time.time() + days * DAY,) * 2)
 
+    pages.environment["TOY_RUNS_PER_JOB"] = "3"
     pages.let_go(1, 2, 3)
     pages.write_page(CHANGES_ITSELF)
     assert pages.run("reproduce", "page").returncode == 0

@@ -174,6 +174,7 @@ def test_a_batch_that_is_killed_anywhere_ends_with_the_same_records_pages_and_bo
     assert {"notebooks/smoke/page.ipynb", *(["html/smoke/index.html"] if KILLS else [])} <= expected.keys()
 
     draw, kills, homes, stages = random.Random(KILLS), 0, 0, Counter[str]()
+    latest = duration if KILLS else duration / 2  # so that one batch is killed every time
     while kills < (KILLS or 2):
         homes += 1
         shell = checkout(tmp_path / f"killed-{homes}")
@@ -181,7 +182,7 @@ def test_a_batch_that_is_killed_anywhere_ends_with_the_same_records_pages_and_bo
         until(lambda checkpoints=shell.home / "build" / "weights": list(checkpoints.glob("*.ckpt")))
         kill(batch)
         killed_here = 1
-        while not ends(shell, draw.uniform(0, duration) if kills < (KILLS or 2) else None):
+        while not ends(shell, draw.uniform(0, latest) if kills < (KILLS or 2) else None):
             kills, killed_here = kills + 1, killed_here + 1
             stages[stage(shell)] += 1
         require_same(contents(shell.home / "build"), expected)
@@ -196,7 +197,7 @@ def test_a_training_run_that_is_killed_anywhere_ends_with_the_same_bits(tmp_path
     context.set_forkserver_preload(["tipslib.training"])
 
     def ends(folder: Path, seconds: float | None = None) -> bool:
-        process = context.Process(target=toy_training.train_in, args=(folder, EPOCHS))
+        process = context.Process(target=toy_training.train_in, args=(folder, 10))
         process.start()
         process.join(seconds)
         process.kill()
@@ -209,17 +210,19 @@ def test_a_training_run_that_is_killed_anywhere_ends_with_the_same_bits(tmp_path
     assert ends(tmp_path / "whole")
     duration = time.monotonic() - started
     expected = contents(tmp_path / "whole")
-    assert len(expected.pop("journal")) == STEPS
+    steps = len(expected.pop("journal"))
+    assert steps == 10 * toy_training.STEPS
 
     draw, kills, resumed, folders = random.Random(KILLS), 0, 0, 0
     while kills < (KILLS or 10):
         killed_here, folders = 0, folders + 1
-        folder = tmp_path / f"killed-{folders}"
+        folder, started = tmp_path / f"killed-{folders}", time.monotonic()
         while not ends(folder, draw.uniform(0, duration) if kills < (KILLS or 10) else None):
             kills, killed_here = kills + 1, killed_here + 1
             resumed += (folder / "run.ckpt").exists()
+        duration = duration if killed_here else time.monotonic() - started  # a busy machine has its moods
         found = contents(folder)
-        assert STEPS <= len(found.pop("journal")) <= STEPS + killed_here, "a kill costs one step"
+        assert steps <= len(found.pop("journal")) <= steps + killed_here, "a kill costs one step"
         require_same(found, expected)
     assert resumed
     print(f"{kills} kills of {folders} training runs of {duration:.1f} s; {resumed} left a checkpoint to go on from")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tipslib import project
-from tipslib.errors import CorruptFile, InvalidInput
+from tipslib.errors import CorruptFile, InvalidInput, StorageError
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ def _with_epochs(profile: Profile, path: Path) -> Profile:
         epochs = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         epochs = None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror}). Allow reading it, then repeat") from error
     if not isinstance(epochs, dict) or not all(type(n) is int and n >= 1 for n in epochs.values()):
         raise CorruptFile(f'{path}: wanted is {{"experiment": epochs, ...}} with whole numbers from 1. Mend it or delete it')
     changed = {name: dict(profile.settings.get(name, {})) | {"epochs": each} for name, each in epochs.items()}

@@ -13,7 +13,7 @@ import tipslib
 from tipslib import errors
 from tipslib.errors import TipslibError
 
-_RAISES = re.compile(r"^Raises\n-{3,}\n(.*?)(?=\n\n\S[^\n]*\n-{3,}\n|\Z)", re.MULTILINE | re.DOTALL)
+_RAISES = re.compile(r"^Raises\n-{3,}\n(.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _ENTRY = re.compile(r"^(\S[^\n]*)\n((?:[ ]+\S[^\n]*\n?)+)", re.MULTILINE)
 
 
