@@ -21,7 +21,7 @@ help:
 	@echo 'make fuzz    damages every kind of file in CASES=5000 ways each, where make test tries a few hundred (for the night)'
 	@echo 'make lab     opens the notebooks in JupyterLab; there the profile stands in the first cell of code'
 	@echo 'make bench   speed against the obvious alternative'
-	@echo 'make kill    kills batches and training runs at many instants, and fills disks: half an hour'
+	@echo 'make kill    kills batches and training runs at many instants, and fills disks: a quarter of an hour'
 	@echo 'make lock    pins what pyproject.toml asks for in requirements.lock'
 	@echo 'make clean   removes everything that was built, except .venv'
 	@echo ''

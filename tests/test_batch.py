@@ -20,7 +20,7 @@ from tipslib.records import Run, read
 from tipslib.reporting.artefacts import ARTEFACTS
 
 if TYPE_CHECKING:
-    from conftest import Shell
+    from batch_shell import Shell
 
     Until = Callable[[Callable[[], object]], None]
 

@@ -23,7 +23,7 @@ from tipslib.reporting import ledger
 from tipslib.reporting.claims import Claim, Finding, Verdict
 
 if TYPE_CHECKING:
-    from conftest import Shell
+    from batch_shell import Shell
 
 Output = pytest.CaptureFixture[str]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import READS, Shell
+from batch_shell import READS, Shell
 from test_killed import KILLS
 from test_records import can_mount
 from tipslib.records import read
@@ -42,7 +42,7 @@ import os, subprocess, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from conftest import READS, Shell
+from batch_shell import READS, Shell
 from test_faults import GOES_ON, require_whole
 
 home = Path(sys.argv[2])
@@ -254,3 +254,19 @@ def test_a_batch_that_waits_for_one_that_is_killed_does_the_rest(pages: Shell, u
     assert pages.started(running) == 1
     assert pages.shown() == "[1, 2, 3]\n"
     require_whole(pages)
+
+
+def test_a_batch_whose_messages_nobody_reads_any_more_does_its_work_and_ends(pages: Shell, until: Until) -> None:
+    process = pages.start("reproduce", "page", "--jobs", "1")
+    until(lambda: sum(map(pages.started, (1, 2, 3))))
+    assert process.stderr is not None
+    assert process.stdout is not None
+    process.stderr.close()
+    pages.let_go(1, 2, 3)
+    try:
+        assert process.wait(timeout=60) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    assert pages.shown() == "[1, 2, 3]\n"

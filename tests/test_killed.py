@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import toy_training
-from conftest import CUSTOMIZE, Shell
+from batch_shell import CUSTOMIZE, Shell
 from tipslib import project
 
 Until = Callable[[Callable[[], object]], None]

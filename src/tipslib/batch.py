@@ -223,4 +223,5 @@ class _Report(logging.Handler):
 
     @staticmethod
     def _say(text: str) -> None:
-        tqdm.write(f"tipslib: {text}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # whoever read it is gone; an error here would have Snakemake wait for ever
+            tqdm.write(f"tipslib: {text}", file=sys.stderr)

@@ -279,7 +279,7 @@ def _believing(path: Path) -> Iterator[None]:
     """Whatever goes wrong with the content of a checkpoint, the checkpoint is to blame, but for a device that is full."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InvalidInput):  # of another strategy, which says so itself
         raise
     except Exception as error:
         raise CorruptFile(
