@@ -211,6 +211,7 @@ def test_the_page_about_it_does_what_it_says(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mynet.py").write_text(file, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)  # of another test
     commands = re.findall(r"```bash\n(.*?)\n```", page, flags=re.DOTALL)
     for command in commands:
         program, *arguments = shlex.split(command.replace("\\\n", " "))
