@@ -5,7 +5,7 @@ import re
 from PIL import Image
 
 from tipslib import project
-from tipslib.reporting.artefacts import ARTEFACTS, kept
+from tipslib.reporting.artefacts import ARTEFACTS, kept_runs
 from tipslib.reporting.ledger import digest, kept_ledger
 
 PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
@@ -14,7 +14,7 @@ PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
 def row(artefact):
     where = f"[`{artefact.notebook}`](notebooks/{artefact.notebook}.ipynb)" if artefact.notebook else ""
     state = "recomputed at `smoke` by `make book`" if artefact.notebook else "not run"
-    if there := kept(artefact):
+    if there := kept_runs(artefact):
         state += "; kept: `{}`, {} of {} runs".format(*there)
     return f"| {PAPERS[artefact.paper]}, {artefact.label} | {artefact.title} | {where} | {state} |"
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from tipslib.errors import CorruptFile, InvalidInput, StorageError, TipslibError, require
-from tipslib.records import beside, unreadable
+from tipslib.errors import CorruptFile, InvalidInput, StorageError, TipslibError, require, unreadable
+from tipslib.records import beside
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 

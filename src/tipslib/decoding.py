@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tipslib.errors import CorruptFile, MissingData, StorageError
+from tipslib.errors import CorruptFile, MissingData, StorageError, unreadable
 from tipslib.progress import track
-from tipslib.records import NO_ARRAY, beside, unreadable, write_atomically
+from tipslib.records import NO_ARRAY, beside, write_atomically
 
 FORMAT = 1
 """Raised by hand when `decode` changes, so that arrays decoded before are not used."""

@@ -3,6 +3,7 @@
 The page *What can go wrong* of the book is made of these classes: the docstring says what an error means, `remedy` what to do.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -66,3 +67,8 @@ def require(condition: bool, message: str) -> None:
     """Raise `InvalidInput(message)` unless `condition` holds."""
     if not condition:
         raise InvalidInput(message)
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """What to raise for a file that is there, but may not be read."""
+    return StorageError(f"{error.filename or path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat")

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from tipslib import parameters
 from tipslib.errors import require
 from tipslib.experiments import get_experiment, plan_all
-from tipslib.profiles import Profile, epochs_file, get_profile
+from tipslib.profiles import Profile, epochs_file, get_profile, kept_epochs
 from tipslib.records import Run, write_atomically
 from tipslib.training import watching
 
@@ -109,7 +109,7 @@ def epochs_within(found: Sequence[Pace], budget: float) -> int:
         Not even one epoch fits; the message says how much it takes. Or the budget is no time.
     """
     require(0 < budget < math.inf, f"{budget} hours; a finite time above 0 is wanted")
-    one = math.fsum(pace.seconds * pace.seeds for pace in found) / 3600
+    one = hours([replace(pace, epochs=1) for pace in found])
     require(one <= budget, f"one epoch of every run takes {one:.3g} hours here, more than {budget:g}; give more time")
     return math.floor(budget / one)
 
@@ -120,9 +120,8 @@ def keep_epochs(profile: Profile, epochs: Mapping[str, int]) -> None:
     It is written beside the profile's records, which it belongs to. What was kept of other experiments stays.
     """
     require(profile.committed, f"profile {profile.name} keeps no records; its epochs are its own")
-    path = epochs_file(profile.name)
-    before = json.loads(path.read_text()) if path.exists() else {}
-    write_atomically(path, (json.dumps(before | dict(epochs), indent=1, sort_keys=True) + "\n").encode())
+    together = kept_epochs(profile.name) | dict(epochs)
+    write_atomically(epochs_file(profile.name), (json.dumps(together, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _parameters(run: Run) -> Any:

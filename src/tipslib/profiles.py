@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tipslib import project
-from tipslib.errors import CorruptFile, InvalidInput, StorageError
+from tipslib.errors import CorruptFile, InvalidInput, unreadable
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def get_profile(name: str | Profile) -> Profile:
     if not isinstance(name, str) or name not in PROFILES:
         raise InvalidInput(f"no profile {name!r}; there are {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    return _with_epochs(profile, epochs_file(name)) if profile.committed else profile
+    epochs = kept_epochs(name) if profile.committed else {}
+    return _with_epochs(profile, epochs) if epochs else profile
 
 
 def epochs_file(name: str) -> Path:
@@ -187,16 +188,22 @@ def epochs_file(name: str) -> Path:
     return project.root() / "data" / "records" / name / "epochs.json"
 
 
-def _with_epochs(profile: Profile, path: Path) -> Profile:
+def kept_epochs(name: str) -> dict[str, int]:
+    """What stands in `epochs_file`, checked; empty where there is none."""
+    path = epochs_file(name)
     if not path.exists():
-        return profile
+        return {}
     try:
         epochs = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         epochs = None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}). Allow reading it, then repeat") from error
+        raise unreadable(path, error) from error
     if not isinstance(epochs, dict) or not all(type(n) is int and n >= 1 for n in epochs.values()):
         raise CorruptFile(f'{path}: wanted is {{"experiment": epochs, ...}} with whole numbers from 1. Mend it or delete it')
+    return epochs
+
+
+def _with_epochs(profile: Profile, epochs: Mapping[str, int]) -> Profile:
     changed = {name: dict(profile.settings.get(name, {})) | {"epochs": each} for name, each in epochs.items()}
     return replace(profile, settings=dict(profile.settings) | changed)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tipslib import project
-from tipslib.errors import CorruptFile, StorageError
+from tipslib.errors import CorruptFile, StorageError, unreadable
 from tipslib.profiles import Profile
 
 FORMAT = 1
@@ -268,11 +268,6 @@ def arrays_in(content: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
     except (*NO_ARRAY, OSError) as error:
         raise CorruptFile(f"{path}: not a whole archive of arrays ({type(error).__name__}: {error}). {remedy}") from error
     return found
-
-
-def unreadable(path: Path, error: OSError) -> StorageError:
-    """What to raise for a file that is there, but may not be read."""
-    return StorageError(f"{error.filename or path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat")
 
 
 def _digest(content: bytes) -> str:

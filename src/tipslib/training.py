@@ -17,9 +17,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require
+from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require, unreadable
 from tipslib.progress import track
-from tipslib.records import unreadable, write_atomically
+from tipslib.records import write_atomically
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tipslib.anytime.elastic import Supernet
 from tipslib.anytime.layers import Statistics
-from tipslib.errors import CorruptFile, InvalidInput, StorageError
+from tipslib.errors import CorruptFile, InvalidInput, unreadable
 from tipslib.records import canonical, write_atomically
 
 FORMAT = 1
@@ -114,7 +114,7 @@ def _content(path: Path, named: str = "") -> bytes:
     except (FileNotFoundError, ValueError) as error:
         raise CorruptFile(f"{path}: no such file{named}. An anytime network is a JSON and, beside it, the checkpoint it names") from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror or error}). Allow reading it, then repeat") from error
+        raise unreadable(path, error) from error
 
 
 def _compare(checkpoint: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor], net: Supernet) -> None:

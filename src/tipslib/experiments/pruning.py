@@ -25,12 +25,12 @@ from tipslib.anytime.pruning import Damage, Pruner
 from tipslib.batches import PIXELS, batches
 from tipslib.branched.networks import resnet
 from tipslib.data import Dataset, load
-from tipslib.errors import CorruptFile, MissingData, require
+from tipslib.errors import CorruptFile, MissingData, require, unreadable
 from tipslib.experiments import code_version
 from tipslib.experiments.branches import SIDE, Branched, train
 from tipslib.profiles import Profile
 from tipslib.progress import track
-from tipslib.records import Outcome, arrays_in, canonical, unreadable, write_atomically
+from tipslib.records import Outcome, arrays_in, canonical, write_atomically
 from tipslib.topology import NetworkGraph
 from tipslib.training import make_fabric
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 from tipslib.errors import CorruptFile, InvalidInput
 from tipslib.experiments import plan_all
-from tipslib.profiles import PROFILES, Profile, get_profile
+from tipslib.profiles import Profile, get_profile
 from tipslib.records import Run, Store
+from tipslib.reporting.evidence import above
 
 State = Literal["recomputed", "not run"]
 
@@ -118,11 +119,11 @@ def state(artefact: Artefact, profile: str | Profile, store: Store | None = None
     return "recomputed" if all(_whole(store, run) for run in runs) else "not run"
 
 
-def kept(artefact: Artefact) -> tuple[str, int, int] | None:
+def kept_runs(artefact: Artefact) -> tuple[str, int, int] | None:
     """The largest profile that keeps records of an artefact, how many of its runs are there, and how many it plans; None if none does."""
-    for profile in map(get_profile, list(PROFILES)[::-1]):
+    for profile in above("smoke"):
         runs = [run for name in artefact.experiments for run in plan_all(name, profile)]
-        if profile.committed and (there := sum(_whole(Store(profile), run) for run in runs)):
+        if there := sum(_whole(Store(profile), run) for run in runs):
             return profile.name, there, len(runs)
     return None
 

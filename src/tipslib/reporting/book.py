@@ -24,7 +24,7 @@ from tipslib.errors import CorruptFile, MissingData, StorageError, TipslibError
 from tipslib.locks import alone
 from tipslib.profiles import PROFILES, Profile, get_profile
 from tipslib.records import beside
-from tipslib.reporting.artefacts import ARTEFACTS, kept, state
+from tipslib.reporting.artefacts import ARTEFACTS, kept_runs, state
 from tipslib.reporting.claims import Verdict, claims
 from tipslib.reporting.display import figure, findings_list, table
 from tipslib.reporting.failures import failures_list
@@ -175,7 +175,7 @@ def _artefacts(paper: str, profile: Profile) -> str:
             printed = ", [as printed](published.html)" if artefact.id in tables() else ""
             label = artefact.label if artefact.notebook is None else f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
             said = f"**✔ recomputed** at {profile.name}" if done else f"○ not run{printed}"
-            there = kept(artefact)
+            there = kept_runs(artefact)
             more = "–" if there is None else f"{there[0]}, {there[1]} of {there[2]} runs"
             rows.append({"Artefact": label, "State": said, "Records kept": more, "What it shows": artefact.title})
     return table(pd.DataFrame(rows), name=f"artefacts-{paper}", caption="Figures and tables of the paper", data=False).html

@@ -14,6 +14,12 @@ from tipslib.records import Record, Run, Store
 log = logging.getLogger(__name__)
 
 
+def above(profile: str | Profile) -> list[Profile]:
+    """Larger profiles, the largest first."""
+    names = list(PROFILES)
+    return [get_profile(name) for name in reversed(names[names.index(get_profile(profile).name) + 1 :])]
+
+
 def records_of(experiment: str, profile: Profile) -> list[Record]:
     """The records there are of an experiment, all its variants, with the profile's own parameters; nothing is computed.
 
@@ -33,7 +39,7 @@ def kept(experiment: str, profile: str | Profile) -> list[Record]:
     InvalidInput
         There is no such experiment or profile.
     """
-    return next((found for larger in _above(profile) if (found := records_of(experiment, larger))), [])
+    return next((found for larger in above(profile) if (found := records_of(experiment, larger))), [])
 
 
 def best(made: Sequence[Record]) -> list[Record]:
@@ -55,7 +61,7 @@ def best(made: Sequence[Record]) -> list[Record]:
     wanted = {repr(variant): variant for variant in found if variant is not None}
     if None in found:
         return list(made)
-    for larger in _above(own):
+    for larger in above(own):
         runs = [[plan(name, profile=larger, seed=seed, **overrides) for seed in larger.seeds] for name, overrides in wanted.values()]
         columns = zip(*([_stored(run, larger) for run in row] for row in runs), strict=True)
         if whole := [column for column in columns if None not in column]:
@@ -72,12 +78,6 @@ def in_words(shown: Sequence[Record], made: Sequence[Record]) -> str:
         f"This page shows the kept records of profile `{shown[0].run.profile}`, seed{'s' if len(seeds) > 1 else ''} "
         f"{', '.join(map(str, seeds))}; the same runs were made anew at `{made[0].run.profile}` with it.\n\n"
     )
-
-
-def _above(profile: str | Profile) -> list[Profile]:
-    """Larger profiles, the largest first."""
-    names = list(PROFILES)
-    return [get_profile(name) for name in reversed(names[names.index(get_profile(profile).name) + 1 :])]
 
 
 def _stored(run: Run, profile: Profile) -> Record | None:

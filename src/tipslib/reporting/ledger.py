@@ -18,7 +18,7 @@ from tipslib.profiles import PROFILES, Profile, get_profile
 from tipslib.records import Record, canonical
 from tipslib.reporting.claims import Claim, Finding, Verdict, claims
 from tipslib.reporting.display import SYMBOLS, badge, table
-from tipslib.reporting.evidence import records_of
+from tipslib.reporting.evidence import above, records_of
 from tipslib.reporting.markup import Html, inline
 from tipslib.reporting.style import use_style
 
@@ -42,15 +42,17 @@ def ledger(profile: str | Profile | None = None) -> list[Entry]:
     InvalidInput
         There is no such profile.
     """
-    names = list(PROFILES)[::-1] if profile is None else [get_profile(profile).name]
-    records: dict[tuple[str, str], list[Record]] = {}
-    return [_judged(claim, names, records) for claim in claims().values()]
+    return _at(list(PROFILES)[::-1] if profile is None else [get_profile(profile).name])
 
 
 def kept_ledger() -> list[Entry]:
     """Every claim with its verdict at the largest profile whose records are kept with the project: what is only recomputed is left out."""
+    return _at([larger.name for larger in above("smoke")])
+
+
+def _at(names: list[str]) -> list[Entry]:
+    """Every claim at the first of these profiles that says anything about it."""
     records: dict[tuple[str, str], list[Record]] = {}
-    names = [name for name in list(PROFILES)[::-1] if PROFILES[name].committed]
     return [_judged(claim, names, records) for claim in claims().values()]
 
 

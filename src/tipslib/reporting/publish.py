@@ -20,10 +20,10 @@ from typing import Any
 import nbformat
 
 from tipslib import project
-from tipslib.errors import CorruptFile, InvalidInput, TipslibError
+from tipslib.errors import CorruptFile, InvalidInput, TipslibError, unreadable
 from tipslib.profiles import get_profile
 from tipslib.progress import watched
-from tipslib.records import unreadable, write_atomically
+from tipslib.records import write_atomically
 from tipslib.reporting import VEGA_LITE
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tipslib import project
-from tipslib.errors import CorruptFile, InvalidInput, MissingData
-from tipslib.records import unreadable
+from tipslib.errors import CorruptFile, InvalidInput, MissingData, unreadable
 
 MANIFEST = "SHA256SUMS"
 TEXTS = ("tips-text", "progressive-text")
