@@ -102,7 +102,7 @@ def draw_ledger(entries: Sequence[Entry], titles: Mapping[str, str]) -> Figure:
     pages = list(dict.fromkeys(entry.claim.page for entry in entries))
     rows = {page: [entry for entry in entries if entry.claim.page == page] for page in pages}
     longest = max(map(len, rows.values()))
-    figure, axes = plt.subplots(figsize=(4.1 + 0.27 * longest, 0.5 + 0.27 * len(pages)))
+    figure, axes = plt.subplots(figsize=(4.1 + 0.27 * longest, 0.5 + 0.27 * len(pages)), layout="compressed")
     for y, page in enumerate(pages):
         for x, entry in enumerate(rows[page]):
             symbol, colour = SYMBOLS[entry.finding.verdict]
@@ -129,7 +129,7 @@ def picture(entries: Sequence[Entry], titles: Mapping[str, str]) -> bytes:
     with plt.rc_context():
         use_style()
         figure = draw_ledger(entries, titles)
-        figure.savefig(buffer, dpi=120, facecolor="white", bbox_inches="tight", metadata={"Description": digest(entries), "Software": None})
+        figure.savefig(buffer, dpi=120, facecolor="white", metadata={"Description": digest(entries), "Software": None})
     plt.close(figure)
     return buffer.getvalue()
 
