@@ -23,7 +23,7 @@ from tipslib.anytime.latency import fixed_threads, measure
 from tipslib.anytime.strategies import USNets
 from tipslib.batches import Loader, resident
 from tipslib.data import load
-from tipslib.training import make_fabric
+from tipslib.processes import make_fabric
 
 STEP, HALF, SEARCH = 3, 0.35, 5
 BATCH, SIDE, ROUNDS = 128, 32, 5

@@ -43,11 +43,12 @@ from tipslib.anytime.runtime import AnytimeNetwork, Subnetwork
 from tipslib.archives import extract
 from tipslib.errors import CorruptFile, TipslibError
 from tipslib.experiments import compute, pruning
+from tipslib.processes import make_fabric
 from tipslib.profiles import PROFILES, epochs_file, get_profile
 from tipslib.records import Outcome, Run, Store, canonical, write_atomically
 from tipslib.reporting import publish, published
 from tipslib.reporting.publish import parameters_of, read_notebook
-from tipslib.training import Recipe, fit, make_fabric
+from tipslib.training import Recipe, fit
 
 CASES = int(os.environ.get("TIPSLIB_FUZZ_CASES", "300"))
 """Of each kind of file; `make fuzz` tries more."""

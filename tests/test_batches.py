@@ -13,8 +13,9 @@ from torchvision.transforms import functional as transforms
 from tipslib.batches import PIXELS, Loader, Plain, batches, cut, epoch_generator, epoch_order, normalise, resident, resize
 from tipslib.data import Dataset, load
 from tipslib.errors import InvalidInput
+from tipslib.processes import make_fabric
 from tipslib.profiles import PROFILES
-from tipslib.training import Recipe, fit, make_fabric
+from tipslib.training import Recipe, fit
 
 
 def dataset(count=10, height=6, width=5, depth=3, name="cifar10", seed=0):

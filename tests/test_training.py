@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tipslib.errors import CorruptFile, InvalidInput
-from tipslib.training import Diverged, Recipe, fit, make_fabric
+from tipslib.processes import make_fabric
+from tipslib.training import Diverged, Recipe, fit
 
 
 class Toy:
@@ -235,10 +236,10 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 import torch
 from test_training import plain
-from tipslib.training import Diverged, make_fabric
+from tipslib.processes import make_fabric
+from tipslib.training import Diverged
 
-fabric = make_fabric("cpu", processes=2)
-fabric.launch()
+fabric = make_fabric("cpu")
 found = plain(fabric)
 try:
     plain(fabric, blows_at=3 if fabric.global_rank == 1 else None)
@@ -248,7 +249,7 @@ except Diverged as error:
 
 
 def plain(fabric, blows_at=None):
-    """Losses and weights of a small network without norms, of which every process sees its share of each batch."""
+    """Losses, weights and statistics of a small network, of which every process sees its share of each batch."""
 
     class Share(Toy):
         def batches(self, epoch, first=0):
@@ -256,7 +257,7 @@ def plain(fabric, blows_at=None):
                 yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     losses = fit(model, CrossEntropy(blows_at=blows_at), Share(), Recipe(epochs=2, learning_rate=0.1), seed=0, fabric=fabric)
     return losses, model.state_dict()
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tipslib import training
-from tipslib.training import Recipe, fit, make_fabric
+from tipslib.processes import make_fabric
+from tipslib.training import Recipe, fit
 
 STEPS = 10
 

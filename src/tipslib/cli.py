@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="tipslib: %(message)s", level=logging.WARNING, stream=sys.stderr)
     command: Callable[[argparse.Namespace], int] = chosen.command
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _be_one_of_several(command)
         status = command(chosen)
         sys.stdout.flush()
     except TipslibError as error:
@@ -65,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
+
+
+def _be_one_of_several(command: Callable[[argparse.Namespace], int]) -> None:
+    """What `torchrun` started several times is one run: its first process speaks for all."""
+    require(command is _run, "torchrun shares a run among processes; it is for `tipslib run` alone")
+    if os.environ["RANK"] != "0":
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

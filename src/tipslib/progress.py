@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def watched() -> bool:
-    """Whether bars are shown: on a terminal or in a notebook, unless `TIPSLIB_PROGRESS=0`."""
-    if os.environ.get("TIPSLIB_PROGRESS") == "0":
+    """Whether bars are shown: on a terminal or in a notebook, by the first of several processes, unless `TIPSLIB_PROGRESS=0`."""
+    if os.environ.get("TIPSLIB_PROGRESS") == "0" or os.environ.get("RANK", "0") != "0":
         return False
     return "ipykernel.kernelapp" in sys.modules or sys.stderr.isatty()
 

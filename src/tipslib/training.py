@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed import get_world_size
 
+from tipslib import processes
 from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require, unreadable
 from tipslib.progress import track
 from tipslib.records import write_atomically
@@ -92,11 +94,6 @@ class Loader(Protocol):
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
-def make_fabric(device: str = "auto", precision: Literal["32-true", "bf16-mixed"] = "32-true", processes: int = 1) -> Fabric:
-    """Device, precision and processes; `torchrun` sets the last by itself."""
-    return Fabric(accelerator=device, devices=processes, precision=precision)
-
-
 def fit(
     model: nn.Module,
     objective: Objective,
@@ -112,8 +109,8 @@ def fit(
 
     A killed run resumes from `checkpoint` by the same call and ends with the same bits as one that was not killed (on one machine with
     one number of threads). The last epoch is what stays; nothing is selected. With several processes each takes its share of every
-    batch, gradients and losses are averaged, and only the first writes; what it computes is what one process would, but for batch norms,
-    which normalise by the share that their process has.
+    batch, batch norms normalise by the whole of it, gradients and losses are averaged, and only the first writes: the run is that of
+    one process to rounding, and any number of processes goes on from its checkpoint.
 
     Raises
     ------
@@ -125,6 +122,8 @@ def fit(
         The checkpoint may not be read, or cannot be written.
     InvalidInput
         The checkpoint belongs to another run, and the message says in what that differs; or there is nothing to train on.
+    ProcessLost
+        Of several processes another one has ended.
     """
     model.to(fabric.device)
     model.to(memory_format=torch.channels_last)
@@ -152,9 +151,9 @@ def fit(
                 group["lr"] = recipe.rate(step, steps)
             torch.manual_seed(((seed << 32) + step) % 2**63)  # dropout draws from the global generator
             optimiser.zero_grad(set_to_none=True)
-            with fabric.autocast():
+            with fabric.autocast(), processes.one_batch():
                 loss = objective.step(model, images, labels, step=step, backward=backward)
-            losses[step] = _averaged(model, loss, fabric)
+            losses[step] = _averaged(model, loss)
             optimiser.step()
             if watch is not None:
                 watch(steps)
@@ -176,18 +175,18 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [{"params": others, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def _averaged(model: nn.Module, loss: Tensor, fabric: Fabric) -> Tensor:
+def _averaged(model: nn.Module, loss: Tensor) -> Tensor:
     """Sum gradients over processes (each loss was already divided by their number); returns the mean loss. One flat message for all.
 
     A weight without a gradient stays so, and the optimiser leaves it alone, as in a run of one process; which weights these are
     follows from the step alone, so all processes agree. As all have the same losses, all stop where one's is not finite.
     """
-    if fabric.world_size == 1:
+    if not processes.several():
         return loss
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1) / fabric.world_size])
-    *summed, mean = torch.split(torch.as_tensor(fabric.all_reduce(flat, reduce_op="sum")), [*(g.numel() for g in gradients), 1])
-    for own, total in zip(gradients, summed, strict=True):
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1) / get_world_size()])
+    *totals, mean = torch.split(processes.summed(flat), [*(g.numel() for g in gradients), 1])
+    for own, total in zip(gradients, totals, strict=True):
         own.copy_(total.view_as(own))
     return mean.squeeze(0)
 

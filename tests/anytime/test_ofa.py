@@ -10,7 +10,8 @@ from tipslib.anytime.ofa import OFA, inverted_residuals
 from tipslib.anytime.strategies import train_supernet
 from tipslib.anytime.supernets import mobilenet_v2_supernet, resnet18_supernet
 from tipslib.errors import InvalidInput
-from tipslib.training import Recipe, make_fabric
+from tipslib.processes import make_fabric
+from tipslib.training import Recipe
 
 
 def shaken(net, seed=0):

@@ -15,7 +15,8 @@ from tipslib.anytime.distillation import spread_epochs
 from tipslib.anytime.elastic import important_dimensions, make_elastic
 from tipslib.anytime.strategies import DSNet, strategies, train_supernet
 from tipslib.errors import InvalidInput
-from tipslib.training import Diverged, Recipe, make_fabric
+from tipslib.processes import make_fabric
+from tipslib.training import Diverged, Recipe
 
 NAMES = ["US-Nets", "Joslim", "DS-Net", "OFA", "TIPS", "TIPS-released", "US-Nets+floor", "Joslim+floor", "DS-Net+floor"]
 FLOORS = {"TIPS-released", "US-Nets+floor", "Joslim+floor", "DS-Net+floor"}
@@ -409,11 +410,10 @@ sys.path.insert(0, {folder!r})
 import torch
 import tipslib.training
 from test_strategies import shared
-from tipslib.training import make_fabric
+from tipslib.processes import make_fabric
 
 tipslib.training.CHECK_EVERY = 1
-fabric = make_fabric("cpu", processes=2)
-fabric.launch()
+fabric = make_fabric("cpu")
 whole, checkpoint = shared(fabric), Path(sys.argv[1]) / "run.ckpt"
 try:
     shared(fabric, checkpoint, dies_at=(1, 1))
@@ -431,7 +431,7 @@ def shared(fabric, checkpoint=None, dies_at=None):
             for x, y in super().batches(epoch, first):
                 yield x[fabric.global_rank :: fabric.world_size], y[fabric.global_rank :: fabric.world_size]
 
-    net = supernet("TIPS")
+    net = supernet("TIPS", norms=True)
     run = {"seed": 0, "fabric": fabric, "checkpoint": checkpoint, "checkpoint_seconds": 0}
     curves = train_supernet(strategies["TIPS"](net), Share(dies_at), Recipe(epochs=2, learning_rate=0.1), **run)
     return curves.losses, curves.full, net.state_dict()

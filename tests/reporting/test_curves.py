@@ -12,10 +12,10 @@ from tipslib.batches import Loader
 from tipslib.data import Dataset
 from tipslib.experiments.fronts import Parameters
 from tipslib.parameters import to_json
+from tipslib.processes import make_fabric
 from tipslib.records import Record, Run
 from tipslib.reporting import curves
 from tipslib.reporting.curves import Passes, passes, passes_of
-from tipslib.training import make_fabric
 
 IMAGES, BATCH = 8, 4
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from tipslib import processes
 from tipslib.anytime.elastic import Supernet
 from tipslib.batches import epoch_generator
 from tipslib.errors import InvalidInput, require
@@ -147,7 +148,7 @@ class Strategy(ABC):
 
     def _note(self, logits: Tensor, labels: Tensor, step: int) -> None:
         if self.curve is not None:
-            self.curve[step] = over_processes(F.cross_entropy(logits, labels))
+            self.curve[step] = processes.mean(F.cross_entropy(logits, labels))
 
 
 class Sandwich(Strategy):
@@ -201,20 +202,6 @@ class Teacher:
         """Every weight becomes decay times itself plus (1 - decay) times that of `net`."""
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.net.parameters()), list(net.parameters()), 0)
-
-
-def over_processes(value: Tensor) -> Tensor:
-    """The mean over all processes of a run."""
-    if not several_processes():
-        return value
-    mean = value / torch.distributed.get_world_size()
-    torch.distributed.all_reduce(mean)
-    return mean
-
-
-def several_processes() -> bool:
-    """True in a run of more than one."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def by_the_batch(norm: nn.BatchNorm2d) -> None:

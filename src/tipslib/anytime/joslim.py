@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from tipslib.anytime.distillation import Batch, Phase, Sandwich, Widths, by_the_batch, several_processes
+from tipslib import processes
+from tipslib.anytime.distillation import Batch, Phase, Sandwich, Widths, by_the_batch
 from tipslib.anytime.elastic import Supernet
 from tipslib.anytime.samplers import shared_ratio
 from tipslib.errors import require
@@ -272,8 +273,5 @@ def _measuring(net: Supernet) -> Iterator[None]:
 
 def _agreed(made: list[Widths], device: torch.device) -> list[Widths]:
     """The first process's proposals, in every process."""
-    if not several_processes():
-        return made
-    sent = torch.tensor(made, dtype=torch.int64, device=device)
-    torch.distributed.broadcast(sent, 0)
+    sent = processes.of_the_first(torch.tensor(made, dtype=torch.int64, device=device))
     return [tuple(widths) for widths in sent.tolist()]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from tipslib.anytime.distillation import Batch, Phase, Strategy, Teacher, Widths, over_processes, spread_epochs
+from tipslib import processes
+from tipslib.anytime.distillation import Batch, Phase, Strategy, Teacher, Widths, spread_epochs
 from tipslib.anytime.elastic import Supernet
 from tipslib.anytime.layers import Elastic, ElasticBatchNorm2d, ElasticConv2d
 from tipslib.errors import require
@@ -106,7 +107,7 @@ class OFA(Strategy):
             losses.append(loss.detach())
             plain.append(F.cross_entropy(logits.detach(), labels))
         if self.curve is not None:
-            self.curve[step] = over_processes(torch.stack(plain).mean())
+            self.curve[step] = processes.mean(torch.stack(plain).mean())
         return torch.stack(losses).sum()
 
     def state_dict(self) -> dict[str, Any]:

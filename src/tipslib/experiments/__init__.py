@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import os
 import platform
 import subprocess
 import time
@@ -21,7 +22,7 @@ from tipslib import parameters, project
 from tipslib.errors import CorruptFile, InvalidInput
 from tipslib.profiles import Cell, Profile, get_profile
 from tipslib.progress import track
-from tipslib.records import Outcome, Record, Run, Store
+from tipslib.records import Outcome, Record, Run, Store, read
 
 log = logging.getLogger(__name__)
 
@@ -137,13 +138,33 @@ def recompute(run: Run, profile: Profile) -> tuple[Outcome, dict[str, Any]]:
 
 
 def obtain(run: Run, profile: Profile, store: Store) -> Record:
-    """The stored record of a run; computed and stored now where there is none, or only one that was cut or altered."""
+    """The stored record of a run; computed and stored now where there is none, or only one that was cut or altered.
+
+    Of the processes that `torchrun` started all compute, and the first stores.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _obtain_together(run, profile, store)
+    return _stored(run, store) or store.save(run, *recompute(run, profile))
+
+
+def _obtain_together(run: Run, profile: Profile, store: Store) -> Record:
+    from tipslib import processes  # PyTorch takes a second, and one process alone may not need it
+
+    first = processes.make_fabric().is_global_zero
+    record = _stored(run, store)
+    if processes.anywhere(record is None):
+        made = recompute(run, profile)
+        record = store.save(run, *made) if first else None
+        processes.anywhere(True)  # nobody reads before the first has written
+    return record or read(store.path(run), run)
+
+
+def _stored(run: Run, store: Store) -> Record | None:
     try:
-        if (record := store.find(run)) is not None:
-            return record
+        return store.find(run)
     except CorruptFile as error:
         log.warning("%s; recomputing it now", error)
-    return store.save(run, *recompute(run, profile))
+        return None
 
 
 def _provenance(seconds: float) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from tipslib.branched.networks import BranchedNetwork, branched_mobilenet, branc
 from tipslib.data import Dataset, load
 from tipslib.errors import require
 from tipslib.experiments import code_version
+from tipslib.processes import make_fabric
 from tipslib.profiles import Profile
 from tipslib.records import canonical
-from tipslib.training import Recipe, fit, make_fabric
+from tipslib.training import Recipe, fit
 
 VERSION = 1
 """Raised by hand whenever a change of the code changes what a trained network is: its checkpoint is not used again."""
@@ -82,7 +83,6 @@ def train(p: Branched, *, seed: int, profile: Profile) -> tuple[BranchedNetwork,
     """
     data = load(p.data, "train", profile)
     fabric = make_fabric(precision=p.precision)
-    fabric.launch()
     loader = training_batches(p, data, fabric.device, seed=seed, share=(fabric.global_rank, fabric.world_size))
     torch.manual_seed(seed)
     net = p.build(len(data.classes))

@@ -20,10 +20,11 @@ from tipslib.batches import PIXELS, Loader, Plain, Resident, epoch_generator, re
 from tipslib.data import Dataset, load
 from tipslib.errors import require
 from tipslib.experiments import code_version
+from tipslib.processes import make_fabric
 from tipslib.profiles import Profile
 from tipslib.progress import track
 from tipslib.records import Outcome, canonical
-from tipslib.training import Recipe, make_fabric
+from tipslib.training import Recipe
 
 VERSION = 1
 TOLERANCE = 1e-5
@@ -125,7 +126,6 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     """
     p = parameters
     fabric = make_fabric(precision=p.precision)
-    fabric.launch()
     data = split(p, profile, fabric.device, seed=seed, share=(fabric.global_rank, fabric.world_size))
     torch.manual_seed(seed)
     net = p.build(data.classes)

@@ -19,9 +19,9 @@ from tipslib.anytime.portable import export_onnx
 from tipslib.batches import PIXELS
 from tipslib.errors import require
 from tipslib.experiments.offers import Network, Offers, front_runs, offered, rounded, searched, untrained
+from tipslib.processes import make_fabric
 from tipslib.profiles import Profile
 from tipslib.records import Outcome, Run
-from tipslib.training import make_fabric
 
 VERSION = 1
 TOLERANCE = 1e-6

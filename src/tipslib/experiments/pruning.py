@@ -28,11 +28,11 @@ from tipslib.data import Dataset, load
 from tipslib.errors import CorruptFile, MissingData, require, unreadable
 from tipslib.experiments import code_version
 from tipslib.experiments.branches import SIDE, Branched, train
+from tipslib.processes import make_fabric
 from tipslib.profiles import Profile
 from tipslib.progress import track
 from tipslib.records import Outcome, arrays_in, canonical, write_atomically
 from tipslib.topology import NetworkGraph
-from tipslib.training import make_fabric
 
 VERSION = 1
 TOLERANCE = 1e-6

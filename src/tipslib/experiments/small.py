@@ -18,9 +18,10 @@ from tipslib.anytime.strategies import train_supernet
 from tipslib.batches import Loader, Plain, epoch_generator, resident
 from tipslib.data import load
 from tipslib.experiments import code_version
+from tipslib.processes import make_fabric
 from tipslib.profiles import Profile
 from tipslib.records import canonical
-from tipslib.training import Recipe, make_fabric
+from tipslib.training import Recipe
 
 VERSION = 1
 """Raised by hand whenever a change of the code changes what a trained network is: its checkpoint is not used again."""
