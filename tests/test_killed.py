@@ -143,9 +143,12 @@ def ends(shell: Shell, seconds: float | None = None) -> bool:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, hidden or not, by name; of folders and checkpoints the name only: equal states are packed in other ways."""
+    """Everything in a folder, hidden or not, by name; of some the name only.
+
+    These are folders, checkpoints (equal states are packed in other ways), and the memory that a notebook took.
+    """
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    return {name: path.read_bytes() if path.is_file() and path.suffix != ".ckpt" else b"" for name, path in paths.items()}
+    return {name: path.read_bytes() if path.is_file() and path.suffix not in (".ckpt", ".peak") else b"" for name, path in paths.items()}
 
 
 def require_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:

@@ -271,6 +271,13 @@ def test_no_link_is_broken_and_none_leaves_the_book(book: Path, page_name: str) 
     none_of(broken)
 
 
+def test_no_notebook_takes_more_than_two_gigabytes(book: Path) -> None:
+    executed = book.parents[1] / "notebooks" / book.name
+    peaks = {path.stem: int(path.read_text()) for path in executed.glob("*.peak")}
+    assert set(peaks) == {path.stem for path in (book / "notebooks").glob("*.html")}
+    assert max(peaks.values()) < 2e9, peaks
+
+
 @pytest.mark.parametrize("part", ["claims", "computed", "figure", "against", "Verdict", "leave open"])
 def test_every_notebook_page_has_its_six_parts(book: Path, part: str) -> None:
     for path in (book / "notebooks").glob("*.html"):

@@ -57,6 +57,12 @@ def test_notebooks_run_in_this_python_and_beside_their_source(home):
     assert page.cells[2].outputs[0].text.splitlines() == [sys.executable, str(home / "notebooks")]
 
 
+def test_what_a_notebook_takes_of_memory_is_written_down(home):
+    write(home, "page", "large = bytearray(300_000_000)")
+    peak = execute("page", "smoke", home / "out" / "page.ipynb").with_suffix(".peak")
+    assert int(peak.read_text()) > 300e6
+
+
 def test_failing_parameters_are_named_by_their_own_number(home):
     write(home, "page", "good = 1")
     path = home / "notebooks" / "page.ipynb"

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -53,7 +54,8 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
     name, profile
         Which notebook, how large.
     output
-        The published notebook; written aside and renamed. A failed run is kept beside it as `<stem>.failed.ipynb`.
+        The published notebook; written aside and renamed. A failed run is kept beside it as `<stem>.failed.ipynb`. In `<stem>.peak`
+        stands how much memory the notebook took, in bytes (of several executed by one process, the largest).
     parameters
         Other variables of the notebook's parameters cell.
 
@@ -94,9 +96,16 @@ def execute(name: str, profile: str, output: Path, parameters: Mapping[str, Any]
                 kept = f". The run up to there: {failed}"
             raise NotebookFailed(f"notebook {name} at profile {profile}: {_reason(error, run)}{kept}") from error
         page = published(nbformat.read(raw, as_version=4), name)
+    write_atomically(output.with_suffix(".peak"), f"{peak_memory()}\n".encode())
     write_atomically(output, nbformat.writes(page).encode())
     failed.unlink(missing_ok=True)
     return output
+
+
+def peak_memory() -> int:
+    """Bytes that the largest of the processes this one has started and seen end held at once."""
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def read_notebook(path: Path) -> Any:
