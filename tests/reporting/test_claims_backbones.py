@@ -111,14 +111,16 @@ def test_missing_backbones_are_named_and_decide_nothing() -> None:
     some = [r for r in world() if r.run.parameters["exits"] != 8 and r.run.parameters["depth"] != 50]
     assert "no run yet with exits = 8" in judge("exits-range", some).reason
     assert "no run yet with depth = 50" in judge("depth-returns", some).reason
-    assert judge("depth-returns", some).verdict is Verdict.UNDECIDED
+    assert judge("depth-returns", some).verdict is Verdict.NOT_RUN
     assert judge("width-square", some).verdict is Verdict.HOLDS
 
 
-def test_unequal_seeds_decide_nothing() -> None:
+def test_only_seeds_that_all_backbones_have_count() -> None:
     some = [r for r in world() if not (r.run.parameters["depth"] == 50 and r.run.seed == 2)]
-    finding = judge("depth-returns", some)
-    assert (finding.verdict, finding.seeds) == (Verdict.UNDECIDED, 2)
+    assert judge("depth-returns", some) == judge("depth-returns", [r for r in some if r.run.seed < 2])
+    apart = [r for r in world() if (r.run.parameters["depth"] == 50) == (r.run.seed == 2)]
+    finding = judge("depth-returns", apart)
+    assert (finding.verdict, finding.seeds) == (Verdict.NOT_RUN, 0)
     assert "same seeds" in finding.reason
 
 

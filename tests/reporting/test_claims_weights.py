@@ -158,9 +158,18 @@ def test_ridge_probes_do_not_decide_what_the_paper_says_of_its_probes(name: str)
 
 def test_missing_weightings_are_named() -> None:
     finding = judge("exit-weights-equal-is-best", records(rows=MULTIPLE[:2]))
-    assert finding.verdict is Verdict.UNDECIDED
+    assert finding.verdict is Verdict.NOT_RUN
     assert "0.2:0.1:0.3:0.4" in finding.reason
     assert judge("progressive-monotone", records(rows=[EQUAL])).verdict is Verdict.HOLDS
+
+
+def test_a_seed_that_is_not_complete_waits() -> None:
+    begun = [r for r in records() if r.run.seed < 2 or tuple(r.run.parameters["weights"]) == BASELINE]
+    for name in REFUTED:
+        assert judge(name, begun) == judge(name, records(seeds=2))
+    apart = [r for r in records() if (r.run.seed == 0) == (tuple(r.run.parameters["weights"]) == BASELINE)]
+    finding = judge("exit-weights-equal-is-best", apart)
+    assert (finding.verdict, finding.reason) == (Verdict.NOT_RUN, "no seed with which all of the weightings were run yet")
 
 
 def test_records_are_grouped_by_weights_and_only_shared_seeds_count() -> None:

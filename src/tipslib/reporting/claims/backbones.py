@@ -30,18 +30,18 @@ Backbone = Mapping[str, Any]
 
 
 def _needing(test: Test, *variants: Backbone) -> Test:
-    """`test`, or undecided where the records of a backbone are missing, or do not have the same seeds."""
+    """`test` of the seeds that all of these backbones were run with, or not run where there is none."""
 
     def checked(records: Sequence[Record]) -> Finding:
         found = [variant(records, **v) for v in variants]
-        seeds = {tuple(r.run.seed for r in group) for group in found}
-        if () in seeds:
+        if not all(found):
             missing = next(v for v, group in zip(variants, found, strict=True) if not group)
             words = ", ".join(f"{name} = {value}" for name, value in missing.items()) or "the standard backbone"
-            return Finding(Verdict.UNDECIDED, None, None, 0, f"no run yet with {words}")
-        if len(seeds) > 1:
-            return Finding(Verdict.UNDECIDED, None, None, min(map(len, seeds)), "the backbones have not been run with the same seeds yet")
-        return test(records)
+            return Finding(Verdict.NOT_RUN, None, None, 0, f"no run yet with {words}")
+        shared = set.intersection(*({r.run.seed for r in group} for group in found))
+        if not shared:
+            return Finding(Verdict.NOT_RUN, None, None, 0, "the backbones have not been run with the same seeds yet")
+        return test([record for record in records if record.run.seed in shared])
 
     return checked
 

@@ -114,9 +114,11 @@ def _needs(rows: Sequence[Weights], test: Callable[[Sequence[Record]], Finding],
 
     def guarded(records: Sequence[Record]) -> Finding:
         grouped = by_weights(records)
-        missing = [name_of(w) for w in rows if not grouped.get(w)]
+        missing = [name_of(w) for w in rows if w not in grouped]
         if missing:
-            return Finding(Verdict.UNDECIDED, None, None, 0, f"no runs with the weights {', '.join(missing)} yet")
+            return Finding(Verdict.NOT_RUN, None, None, 0, f"no runs with the weights {', '.join(missing)} yet")
+        if not any(grouped.values()):
+            return Finding(Verdict.NOT_RUN, None, None, 0, "no seed with which all of the weightings were run yet")
         finding = test(records)
         return probe_areas.of_the_papers_probes(records, finding) if probes else finding
 
