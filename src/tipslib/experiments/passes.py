@@ -22,7 +22,7 @@ from tipslib.experiments.fronts import Parameters
 from tipslib.records import Record, Run
 
 LOOKED_AT = 200
-"""Steps of a run whose subnetworks are drawn once more."""
+"""Steps of a run whose subnetworks are drawn once more, if nothing else is asked for."""
 
 CLASSES: Mapping[str, int] = MappingProxyType(
     {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200, "imagenet-val-1300": 1000, "imagenet": 1000}
@@ -80,7 +80,7 @@ def passes_of(record: Record) -> Passes:
     return passes(record.run, record.values["images"]["training"] // size)
 
 
-def passes(run: Run, steps: int) -> Passes:
+def passes(run: Run, steps: int, looked_at: int = LOOKED_AT) -> Passes:
     """Draw once more what a run of the experiment `fronts` trains, from its seed, in steps spread evenly over the run.
 
     The strategy itself makes the steps, on a supernet whose layers compute nothing; so nothing is trained and no image is needed.
@@ -93,6 +93,8 @@ def passes(run: Run, steps: int) -> Passes:
         Planned or done.
     steps
         Of an epoch.
+    looked_at
+        About how many steps of the run are drawn; each phase has at least one.
     """
     p = parameters.parse(Parameters, run.parameters)
     kind = strategies[p.strategy]
@@ -103,20 +105,20 @@ def passes(run: Run, steps: int) -> Passes:
     seen = _watched(net)
     phases = strategy.phases(p.recipe.epochs, steps)
     images, labels = torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)
-    ends, looked_at = [], []
+    ends, counts = [], []
     for phase in phases:
         phase.begin()
-        chosen = _chosen(strategy, phase, p.recipe.epochs, steps)
+        chosen = _chosen(strategy, phase, p.recipe.epochs, steps, looked_at)
         for step in chosen:
             strategy.step(net, images, labels, step=step, backward=lambda _: None)
-        looked_at.append(len(chosen))
+        counts.append(len(chosen))
         ends.append(len(seen))
     return Passes(
         share=np.array([macs for macs, _ in seen]) / net.macs(net.space.largest),
         learns=np.array([learns for _, learns in seen]),
         phase=np.repeat(np.arange(len(phases)), np.diff(ends, prepend=0)),
         epochs=tuple(phase.epochs for phase in phases),
-        steps=tuple(looked_at),
+        steps=tuple(counts),
     )
 
 
@@ -128,11 +130,11 @@ def _built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float
         return Parameters(network, some, data, width).build(CLASSES[data])
 
 
-def _chosen(strategy: Strategy, phase: Phase, epochs: int, steps: int) -> list[int]:
+def _chosen(strategy: Strategy, phase: Phase, epochs: int, steps: int, looked_at: int) -> list[int]:
     if isinstance(strategy, Joslim):
         return list(range(0, min(strategy.FIRST // strategy.AT_ONCE * strategy.tau, epochs * steps), strategy.tau))
     there = phase.epochs * steps
-    spread = np.linspace(0, there - 1, max(1, round(LOOKED_AT * phase.epochs / epochs)))
+    spread = np.linspace(0, there - 1, max(1, round(looked_at * phase.epochs / epochs)))
     return [int(step) for step in np.unique(spread.astype(int))]
 
 
