@@ -38,6 +38,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",
     "agreement": "entropic mutual agreement against the entropy rule (progressive intelligence Fig. 5)",
+    "costs": "what the trainings of a profile cost, and Step 1 beside them (TIPS Sec. 3.5)",
 }
 
 
@@ -47,7 +48,8 @@ class Experiment(Protocol):
     `VERSION` is raised by hand whenever a change of the code changes results; `Parameters` is a frozen dataclass whose defaults are
     the paper's; `run` is deterministic in its arguments; `TOLERANCE` is the relative difference within which a repeated run agrees.
     A module may also name `VARIANTS`, the overrides of the runs that its artefacts are made of; without it there is one, the default.
-    And `needs(parameters, *, seed, profile)`, the runs of other experiments whose records it reads; without it there are none.
+    And `needs(parameters, *, seed, profile)`, the runs of other experiments whose records it reads; without it there are none. Where
+    networks are trained in epochs, `Parameters.trainings(seed)` says which; runs for which it says the same share one training.
     """
 
     VERSION: int

@@ -29,6 +29,11 @@ CLASSES: Mapping[str, int] = MappingProxyType(
 )
 """Logits of a network, which are part of its cost; so nothing needs to be read."""
 
+IMAGES: Mapping[str, int] = MappingProxyType(
+    {"digits": 1438, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "tiny-imagenet": 100_000, "imagenet": 1_281_167}
+)
+"""Training images, as each set is published (of the digits four fifths, see `tipslib.data`); so nothing needs to be read here, either."""
+
 BACKWARD = 2
 """What going backward costs in forward passes: the gradients of the inputs, and those of the weights."""
 
@@ -98,7 +103,7 @@ def passes(run: Run, steps: int, looked_at: int = LOOKED_AT) -> Passes:
     """
     p = parameters.parse(Parameters, run.parameters)
     kind = strategies[p.strategy]
-    net = copy.deepcopy(_built(p.network, p.data, p.width, kind.floor))
+    net = copy.deepcopy(built(p.network, p.data, p.width, kind.floor))
     with torch.device("meta"):
         batch = torch.zeros(2, *net.input_shape), torch.zeros(2, dtype=torch.int64)
         strategy = kind(net, seed=run.seed, held_out=[batch])
@@ -123,8 +128,8 @@ def passes(run: Run, steps: int, looked_at: int = LOOKED_AT) -> Passes:
 
 
 @cache
-def _built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool) -> Supernet:
-    """Without weights."""
+def built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool) -> Supernet:
+    """A supernet without weights, the same each time; `width` as in the parameters of `fronts`, `floor` as in `Strategy`."""
     some = next(name for name, kind in strategies.items() if kind.floor == floor)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return Parameters(network, some, data, width).build(CLASSES[data])
