@@ -177,7 +177,7 @@ def steps_of_an_epoch(recipe: Recipe, profile: Profile) -> int:
 def full_macs(recipe: Recipe) -> int:
     """MACs of one image through the whole network, all exits included."""
     if isinstance(recipe, fronts.Parameters):
-        net = built(recipe.network, recipe.data, recipe.width, floor=False)
+        net = built(recipe.network, recipe.data, recipe.width, False)
         return net.macs(net.space.largest)
     plain = replace(recipe, weights=None, epochs=Branched.epochs, batch_size=Branched.batch_size)
     return _branched_macs(plain)

@@ -128,7 +128,7 @@ def passes(run: Run, steps: int, looked_at: int = LOOKED_AT) -> Passes:
 
 
 @cache
-def built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool) -> Supernet:
+def built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool, /) -> Supernet:
     """A supernet without weights, the same each time; `width` as in the parameters of `fronts`, `floor` as in `Strategy`."""
     some = next(name for name, kind in strategies.items() if kind.floor == floor)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -102,37 +102,32 @@ def cost_chart(frame: pd.DataFrame, rate: float) -> alt.LayerChart:
     order, data = totals["artefacts"].tolist(), frame.groupby("data")["work"].sum().sort_values(ascending=False).index.tolist()
     took = f"{FLOP} * datum.work / (3600 * 1e12 * pow(10, speed))"
     bars = alt.Chart(parts).transform_calculate(hours=took)
-    whole = alt.Chart(totals).transform_calculate(hours=took).transform_calculate(words="format(datum.hours, ',.3~r') + ' h'")
+    words = "format(datum.hours, ',.3~r') + ' h: ' + datum.artefacts"
+    whole = alt.Chart(totals).transform_calculate(hours=took).transform_calculate(words=words)
     y = alt.Y("artefacts:N", sort=order, title=None, axis=None)
     x = alt.X("hours:Q", title="hours on one device", axis=alt.Axis(format=",.3~r", tickCount=4))
     tips = [
-        alt.Tooltip("data:N", title="data set"),
+        alt.Tooltip("artefacts:N"),
+        alt.Tooltip("data:N", title="trained on"),
         alt.Tooltip("trainings:Q"),
         alt.Tooltip("work:Q", title="MACs", format=".3~e"),
         alt.Tooltip("hours:Q", title="hours on one device", format=",.3~r"),
     ]
     colours = alt.Scale(domain=data, range=list(SERIES[: len(data)]))
-    colour = alt.Color("data:N", title="trained on", scale=colours, legend=alt.Legend(orient="bottom"))
+    colour = alt.Color("data:N", title="trained on", scale=colours, legend=alt.Legend(orient="bottom", columns=3))
     layers = [
         bars.mark_bar(height=14, yOffset=8).encode(x=x, y=y, color=colour, order=alt.Order("work:Q", sort="descending"), tooltip=tips),
-        whole.mark_text(align="left", dx=5, dy=8, color=INK).encode(x=x, y=y, text="words:N"),
-        whole.mark_text(align="left", dy=-8, color=INK).encode(x=alt.value(2), y=y, text="artefacts:N"),
-        _in_days(float(totals["work"].iloc[-1]))
-        .mark_text(align="left", color=INK)
-        .encode(text="words:N", x=alt.value(2), y=alt.value(-12)),
+        whole.mark_text(align="left", dy=-8, color=INK, limit=alt.expr("width")).encode(x=alt.value(2), y=y, text="words:N"),
     ]
-    return alt.LayerChart(layer=layers, width=460, height=44 * len(order), padding={"right": 80, "top": 10}).add_params(speed)
+    title = alt.Title(alt.expr(_in_days(float(totals["work"].iloc[-1]))), anchor="start")
+    return alt.LayerChart(layer=layers, width=560, height=44 * len(order), title=title).add_params(speed)
 
 
-def _in_days(work: float) -> alt.Chart:
-    """One line of text: how long so many MACs take at the slider's speed."""
+def _in_days(work: float) -> str:
+    """An expression for two lines of text: how long so many MACs take at the slider's speed."""
     days = FLOP * work / 1e12 / 86400
-    one, several = (f"format({each} / pow(10, speed), ',.3~r')" for each in (days, days / _SEVERAL))
-    words = (
-        f"'everything at ' + format(pow(10, speed), '.3~r') + ' TFLOP/s: ' + {one} + ' days; on {_SEVERAL} devices ' + {several} + ' days'"
-    )
-    chart: alt.Chart = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(words=words)
-    return chart
+    one, several = (f"format({each} / pow(10, speed), ',.3~r') + ' days'" for each in (days, days / _SEVERAL))
+    return f"['everything at ' + format(pow(10, speed), '.3~r') + ' TFLOP/s: ' + {one}, 'on {_SEVERAL} such devices: ' + {several}]"
 
 
 def _seeds(training: Mapping[str, Any], experiments: Iterable[str]) -> set[int]:
