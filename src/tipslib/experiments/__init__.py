@@ -34,11 +34,11 @@ EXPERIMENTS: Mapping[str, str] = {
     "fronts": "supernets by nine strategies of training, and their fronts of accuracy and MACs (TIPS Figs. 1, 5b, 5c, Tables 1, 2, 4-6)",
     "latency": "accuracy against latency on the machine at hand, in place, alone and as ONNX (TIPS Table 3)",
     "switching": "time and storage of switching subnetworks, and a budget that is followed (TIPS Algorithm 2, B.8)",
+    "costs": "what the trainings of a profile cost, and Step 1 beside them (TIPS Sec. 3.5)",
     "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",
     "agreement": "entropic mutual agreement against the entropy rule (progressive intelligence Fig. 5)",
-    "costs": "what the trainings of a profile cost, and Step 1 beside them (TIPS Sec. 3.5)",
 }
 
 

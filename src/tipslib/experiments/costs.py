@@ -131,7 +131,10 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
 
 
 def trainings_of(profile: Profile) -> list[Training]:
-    """Every training that the profile's artefacts want, each once; a network that several runs share is trained for the first of them."""
+    """Every training that the profile's artefacts want, each once: a network that several runs share is trained for the first of them.
+
+    What a run trains in seconds on the spot (`tipslib.experiments.small`) is left out.
+    """
     found: dict[Recipe, tuple[Run, dict[str, dict[int, None]]]] = {}
     for module in USERS:
         name = module.__name__.rpartition(".")[2]
