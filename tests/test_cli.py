@@ -119,7 +119,6 @@ def test_the_installed_command_is_this_one() -> None:
         (["run", "toy", "--seed", "-1"], "tipslib: seed = -1; a whole number from 0 is wanted\n"),
         (["run", "toy", "--seed", "one"], "argument --seed: invalid int value: 'one'"),
         (["reproduce", "tips-fig99"], "tipslib: no artefact or notebook 'tips-fig99'; there are tips-fig1, "),
-        (["reproduce", "tips-time"], "tipslib: tips-time has no notebook yet, so it cannot be reproduced; these have: tips-fig1, "),
         (["reproduce", "--jobs", "0"], "tipslib: jobs = 0; at least 1 is wanted\n"),
         (["reproduce", "--profile", "huge"], "tipslib: no profile 'huge'; there are smoke, laptop, gpu, paper\n"),
         (["verify", "--sample", "0"], "tipslib: --sample 0; at least 1 is wanted\n"),

@@ -12,8 +12,8 @@ PAPERS = {"tips": "TIPS", "progressive": "Progressive intelligence"}
 
 
 def row(artefact):
-    where = f"[`{artefact.notebook}`](notebooks/{artefact.notebook}.ipynb)" if artefact.notebook else ""
-    state = "recomputed at `smoke` by `make book`" if artefact.notebook else "not run"
+    where = f"[`{artefact.notebook}`](notebooks/{artefact.notebook}.ipynb)"
+    state = "recomputed at `smoke` by `make book`"
     if there := kept_runs(artefact):
         state += "; kept: `{}`, {} of {} runs".format(*there)
     return f"| {PAPERS[artefact.paper]}, {artefact.label} | {artefact.title} | {where} | {state} |"
@@ -25,8 +25,7 @@ def test_every_artefact_stands_in_the_readme_with_its_notebook_and_state():
     found = [line for line in lines if line.startswith(tuple(f"| {paper}, " for paper in PAPERS.values()))]
     assert found == expected, "the table in README.md should read\n" + "\n".join(expected)
     for artefact in ARTEFACTS.values():
-        if artefact.notebook:
-            assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
+        assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
 
 
 def test_the_first_picture_is_the_ledger_of_the_records_that_are_kept():

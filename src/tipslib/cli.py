@@ -163,8 +163,7 @@ def _list(chosen: argparse.Namespace) -> int:
     verdicts = {entry.claim.id: entry.finding.verdict for entry in ledger(profile)}
     print(f"artefacts at profile {profile.name} ({profile.summary})")
     for artefact in ARTEFACTS.values():
-        notebook = f" [{artefact.notebook}]" if artefact.notebook else ""
-        print(f"  {artefact.id:20} {state(artefact, profile):11} {artefact.title}{notebook}")
+        print(f"  {artefact.id:20} {state(artefact, profile):11} {artefact.title} [{artefact.notebook}]")
     for experiment, about in EXPERIMENTS.items():
         print(f"\nclaims decided by the experiment {experiment}: {about}")
         for claim in claims_of(experiment):
@@ -262,9 +261,6 @@ def _reproduce(chosen: argparse.Namespace) -> int:
         if name not in ARTEFACTS and name not in notebooks():
             raise InvalidInput(f"no artefact or notebook {name!r}; there are {', '.join([*ARTEFACTS, *notebooks()])}")
         notebook = ARTEFACTS[name].notebook if name in ARTEFACTS else name
-        if notebook is None:
-            there = ", ".join(a.id for a in ARTEFACTS.values() if a.notebook)
-            raise InvalidInput(f"{name} has no notebook yet, so it cannot be reproduced; these have: {there}")
         if notebook not in names:
             names.append(notebook)
     for path in reproduce(names, profile=chosen.profile, jobs=chosen.jobs):

@@ -110,6 +110,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "fronts": {"epochs": 3, "batch_size": 48, "learning_rate": 0.015, "candidates": 12, "calibration": 128},
                     "latency": {"network": "small", "data": "digits", "subnetworks": 6, "exported": 1, "rounds": 6, "batch": 64},
                     "switching": {"network": "small", "data": "digits", "rounds": 20, "switches": 20},
+                    "costs": {"rounds": 8, "steps": 1, "images": 2},
                 },
                 cells=_fronts(
                     ("mobilenet_v2", "digits", {"width": 0.25}),
@@ -134,6 +135,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "fronts": {"epochs": 8, "batch_size": 32, "learning_rate": 0.03, "candidates": 200, "calibration": 1000},
                     "latency": {"data": "cifar100"},
                     "switching": {"data": "cifar100"},
+                    "costs": {"steps": 5, "images": 8},
                 },
                 cells=_fronts(("mobilenet_v2", "cifar100", {"width": 0.5}), ("resnet34", "cifar100", {"width": 0.25})),
             ),

@@ -40,9 +40,9 @@ def test_every_published_table_is_an_artefact() -> None:
 
 def test_notebooks_and_experiments_exist() -> None:
     for artefact in ARTEFACTS.values():
-        assert (artefact.notebook is None) == (artefact.experiments == ())
+        assert artefact.experiments
         assert set(artefact.experiments) <= set(EXPERIMENTS)
-        assert artefact.notebook is None or (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
+        assert (project.root() / "notebooks" / f"{artefact.notebook}.ipynb").is_file()
     assert {name for artefact in ARTEFACTS.values() for name in artefact.experiments} == set(EXPERIMENTS)
 
 
@@ -57,7 +57,7 @@ def test_unknown_profile_is_refused() -> None:
         state(get_artefact("tips-fig1"), "huge")
 
 
-def test_without_notebook_nothing_is_reproduced(tmp_path: Path) -> None:
+def test_without_records_nothing_is_recomputed(tmp_path: Path) -> None:
     assert state(get_artefact("tips-table1"), "smoke", Store(get_profile("smoke"), tmp_path)) == "not run"
 
 

@@ -35,6 +35,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "fronts": "supernets by nine strategies of training, and their fronts of accuracy and MACs (TIPS Figs. 1, 5b, 5c, Tables 1, 2, 4-6)",
     "latency": "accuracy against latency on the machine at hand, in place, alone and as ONNX (TIPS Table 3)",
     "switching": "time and storage of switching subnetworks, and a budget that is followed (TIPS Algorithm 2, B.8)",
+    "costs": "what the trainings of a profile cost, and Step 1 beside them (TIPS Sec. 3.5)",
     "weights": "sixteen exit weightings: probes, class separation, inference modes (progressive intelligence Table 1, Figs. 1, 2, 4)",
     "similarity": "CKA of plain and branched networks, layer by layer (progressive intelligence Fig. 3)",
     "backbones": "inference modes for widths, depths and numbers of exits (progressive intelligence Fig. 4)",
@@ -48,7 +49,8 @@ class Experiment(Protocol):
     `VERSION` is raised by hand whenever a change of the code changes results; `Parameters` is a frozen dataclass whose defaults are
     the paper's; `run` is deterministic in its arguments; `TOLERANCE` is the relative difference within which a repeated run agrees.
     A module may also name `VARIANTS`, the overrides of the runs that its artefacts are made of; without it there is one, the default.
-    And `needs(parameters, *, seed, profile)`, the runs of other experiments whose records it reads; without it there are none.
+    And `needs(parameters, *, seed, profile)`, the runs of other experiments whose records it reads; without it there are none. Where
+    networks are trained in epochs, `Parameters.trainings(seed)` says which; runs for which it says the same share one training.
     """
 
     VERSION: int

@@ -44,11 +44,16 @@ class Parameters(Branched):
         require(self.relative_width > 0, f"relative_width = {self.relative_width}; it must be above 0")
         require(self.thresholds >= 2, f"thresholds = {self.thresholds}; at least 2 are wanted")
 
+    def trainings(self, seed: int) -> tuple[tuple[Branched, int], ...]:
+        """The backbone at its width, see `Branched.trainings`."""
+        ((standard, seed),) = super().trainings(seed)
+        return ((replace(standard, width=self.width * self.relative_width), seed),)
+
 
 def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     """Train one backbone; its exits and its inference modes under every policy."""
     p = parameters
-    scaled = Branched(**{name: getattr(p, name) for name in Branched.__dataclass_fields__} | {"width": p.width * p.relative_width})
+    ((scaled, _),) = p.trainings(seed)
     net, losses, data = train(scaled, seed=seed, profile=profile)
     test, held_out = evaluation(scaled, profile, net)
     logits, labels = answers(net, test)

@@ -68,6 +68,11 @@ class Branched:
         """The weights given, else .4 for the last exit and the rest shared."""
         return equal_weights(self.exits) if self.weights is None else self.weights
 
+    def trainings(self, seed: int) -> tuple[tuple[Branched, int], ...]:
+        """What a run with this seed trains, or finds trained: the recipe and the seed of each, equal ones where the network is the same."""
+        own = {field.name: getattr(self, field.name) for field in fields(Branched)}
+        return ((Branched(**own | {"weights": self.exit_weights}), seed),)
+
     def build(self, classes: int) -> BranchedNetwork:
         """The untrained network, drawn from torch's global generator."""
         if self.network == "mobilenet":

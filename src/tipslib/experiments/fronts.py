@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +94,10 @@ class Parameters:
         rate = (0.04 if self.data == "imagenet" else 0.08) if self.learning_rate is None else self.learning_rate
         return Recipe(epochs, rate, weight_decay=self.weight_decay)
 
+    def trainings(self, seed: int) -> tuple[tuple[Parameters, int], ...]:
+        """The one that a run with this seed makes; how its supernet is searched afterwards is set back to the defaults."""
+        return ((replace(self, candidates=Parameters.candidates, calibration=Parameters.calibration), seed),)
+
     def build(self, classes: int) -> Supernet:
         """The untrained supernet, drawn from torch's global generator, with the floor if the strategy is said to have it."""
         make = {"mobilenet_v2": mobilenet_v2_supernet, "resnet34": resnet34_supernet}[self.network]
@@ -163,11 +167,16 @@ def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     )
 
 
+def held_out(images: int) -> int:
+    """How many of so many training images nothing is trained on."""
+    return min(round(HELD_OUT * images), MOST_HELD_OUT)
+
+
 def split(p: Parameters, profile: Profile, device: torch.device, *, seed: int, share: tuple[int, int] = (0, 1)) -> Split:
     """The images of a run. Which of the training images are held out depends on the seed, and not on the strategy."""
     train, test = load(p.data, "train", profile), load(p.data, "test", profile)
     order = torch.randperm(len(train.labels), generator=epoch_generator(seed, 0, _STREAM))
-    many = min(round(HELD_OUT * len(order)), MOST_HELD_OUT)
+    many = held_out(len(order))
     large = p.data == "imagenet"
     options: dict[str, Any] = {"channels": 3} | ({"crop": SIDE[p.data], "device": device} if large else {"size": SIDE.get(p.data, 32)})
     images: Dataset | Resident = train if large else resident(train, device)

@@ -117,6 +117,10 @@ class Parameters:
             precision=self.precision,
         )
 
+    def trainings(self, seed: int) -> tuple[tuple[Branched, int], ...]:
+        """See `Branched.trainings`; none for a network that comes trained."""
+        return self.training.trainings(seed) if self.network == "trained" else ()
+
 
 def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     """Find the important operations, prune each operation by itself, and count what is still classified rightly.

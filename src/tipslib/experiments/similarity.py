@@ -36,13 +36,18 @@ class Parameters(Branched):
         super().__post_init__()
         require(self.samples >= 4, f"samples = {self.samples}; debiased similarity needs at least 4")
 
+    def trainings(self, seed: int) -> tuple[tuple[Branched, int], ...]:
+        """Two plain networks and the branched one, see `Branched.trainings`."""
+        ((branched, _),) = super().trainings(seed)
+        plain = replace(branched, weights=PLAIN)
+        return (plain, seed), (plain, seed + SECOND), (branched, seed)
+
 
 def run(parameters: Parameters, *, seed: int, profile: Profile) -> Outcome:
     """Train two plain networks and a branched one; CKA of all pairs of layers on the test set, in evaluation mode."""
-    plain = replace(parameters, weights=PLAIN)
-    one, _, data = train(plain, seed=seed, profile=profile)
-    two, _, _ = train(plain, seed=seed + SECOND, profile=profile)
-    branched, _, _ = train(parameters, seed=seed, profile=profile)
+    trained = [train(p, seed=own, profile=profile) for p, own in parameters.trainings(seed)]
+    one, two, branched = (net for net, _, _ in trained)
+    data = trained[0][2]
     batches, held_out = evaluation(replace(parameters, batch_size=parameters.samples), profile, one)
     layers = probed_layers(one)
     arrays = compare(one, {"plain": two, "branched": branched}, layers, batches)

@@ -21,22 +21,22 @@ class Artefact:
     """One figure, table, algorithm or measurement of a paper.
 
     `label` is its name in the paper; `title` says in our words what it shows; `notebook` is the file name without `.ipynb` of the
-    notebook that recomputes it (None: there is none yet), `experiments` those whose records the notebook reads.
+    notebook that recomputes it, `experiments` those whose records the notebook reads.
     """
 
     id: str
     paper: Literal["tips", "progressive"]
     label: str
     title: str
-    notebook: str | None = None
-    experiments: tuple[str, ...] = ()
+    notebook: str
+    experiments: tuple[str, ...]
 
 
-def _tips(id_: str, label: str, title: str, notebook: str | None = None, *experiments: str) -> Artefact:
-    return Artefact(f"tips-{id_}", "tips", label, title, notebook, experiments or ((notebook,) if notebook else ()))
+def _tips(id_: str, label: str, title: str, notebook: str, *experiments: str) -> Artefact:
+    return Artefact(f"tips-{id_}", "tips", label, title, notebook, experiments or (notebook,))
 
 
-def _progressive(id_: str, label: str, title: str, notebook: str | None = None, *experiments: str) -> Artefact:
+def _progressive(id_: str, label: str, title: str, notebook: str, *experiments: str) -> Artefact:
     return Artefact(f"progressive-{id_}", "progressive", label, title, notebook, experiments)
 
 
@@ -70,7 +70,7 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
             _tips("table6", "Table 6", "Accuracy at six budgets against Once-For-All", "one_shot_nas", "fronts"),
             _tips("algorithm1", "Algorithm 1", "Search for Pareto-optimal subnetworks", "mobilenet_front", "fronts"),
             _tips("algorithm2", "Algorithm 2", "Inference that switches subnetworks at run time", "switching"),
-            _tips("time", "Section 3.5", "Time of analysis, training and search"),
+            _tips("time", "Section 3.5", "Time of analysis, training and search", "costs"),
             _tips("switching", "Appendix B.8", "Storage and switching time of twelve subnetworks", "switching"),
             _progressive("fig1", "Figure 1", "Conventional and progressive networks: performance against cost", "progressive", "weights"),
             _progressive(
@@ -102,7 +102,7 @@ def get_artefact(identifier: str) -> Artefact:
 
 
 def state(artefact: Artefact, profile: str | Profile, store: Store | None = None) -> State:
-    """Whether the artefact has a notebook, and its experiments a record of the present version for every variant and seed.
+    """Whether the artefact's experiments have a record of the present version for every variant and seed.
 
     A record that was cut or altered counts as none. `tipslib verify` says whether records are repeatable.
 
@@ -113,8 +113,6 @@ def state(artefact: Artefact, profile: str | Profile, store: Store | None = None
     """
     profile = get_profile(profile)
     store = store or Store(profile)
-    if artefact.notebook is None:
-        return "not run"
     runs = [run for name in artefact.experiments for run in plan_all(name, profile)]
     return "recomputed" if all(_whole(store, run) for run in runs) else "not run"
 

@@ -173,7 +173,7 @@ def _artefacts(paper: str, profile: Profile) -> str:
         if artefact.paper == paper:
             done = state(artefact, profile) == "recomputed"
             printed = ", [as printed](published.html)" if artefact.id in tables() else ""
-            label = artefact.label if artefact.notebook is None else f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
+            label = f"[{artefact.label}](notebooks/{artefact.notebook}.html)"
             said = f"**✔ recomputed** at {profile.name}" if done else f"○ not run{printed}"
             there = kept_runs(artefact)
             more = "–" if there is None else f"{there[0]}, {there[1]} of {there[2]} runs"

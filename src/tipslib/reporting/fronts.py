@@ -16,11 +16,11 @@ from scipy.stats import t
 
 from tipslib import experiments
 from tipslib.experiments.fronts import WIDTH, Parameters
+from tipslib.experiments.passes import CLASSES
 from tipslib.profiles import PROFILES, get_profile
 from tipslib.records import Record, Store
 from tipslib.reporting.budgets import DATA, NETWORKS, Cell, accuracy_under, at_budgets, budgets, cell, cells, paired
 from tipslib.reporting.claims.seeds import mean_interval
-from tipslib.reporting.curves import CLASSES
 from tipslib.reporting.evidence import records_of
 from tipslib.reporting.markup import Html
 from tipslib.reporting.published import published, quoted

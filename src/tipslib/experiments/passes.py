@@ -22,12 +22,17 @@ from tipslib.experiments.fronts import Parameters
 from tipslib.records import Record, Run
 
 LOOKED_AT = 200
-"""Steps of a run whose subnetworks are drawn once more."""
+"""Steps of a run whose subnetworks are drawn once more, if nothing else is asked for."""
 
 CLASSES: Mapping[str, int] = MappingProxyType(
     {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200, "imagenet-val-1300": 1000, "imagenet": 1000}
 )
 """Logits of a network, which are part of its cost; so nothing needs to be read."""
+
+IMAGES: Mapping[str, int] = MappingProxyType(
+    {"digits": 1438, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "tiny-imagenet": 100_000, "imagenet": 1_281_167}
+)
+"""Training images, as each set is published (of the digits four fifths, see `tipslib.data`); so nothing needs to be read here, either."""
 
 BACKWARD = 2
 """What going backward costs in forward passes: the gradients of the inputs, and those of the weights."""
@@ -80,7 +85,7 @@ def passes_of(record: Record) -> Passes:
     return passes(record.run, record.values["images"]["training"] // size)
 
 
-def passes(run: Run, steps: int) -> Passes:
+def passes(run: Run, steps: int, looked_at: int = LOOKED_AT) -> Passes:
     """Draw once more what a run of the experiment `fronts` trains, from its seed, in steps spread evenly over the run.
 
     The strategy itself makes the steps, on a supernet whose layers compute nothing; so nothing is trained and no image is needed.
@@ -93,46 +98,48 @@ def passes(run: Run, steps: int) -> Passes:
         Planned or done.
     steps
         Of an epoch.
+    looked_at
+        About how many steps of the run are drawn; each phase has at least one.
     """
     p = parameters.parse(Parameters, run.parameters)
     kind = strategies[p.strategy]
-    net = copy.deepcopy(_built(p.network, p.data, p.width, kind.floor))
+    net = copy.deepcopy(built(p.network, p.data, p.width, kind.floor))
     with torch.device("meta"):
         batch = torch.zeros(2, *net.input_shape), torch.zeros(2, dtype=torch.int64)
         strategy = kind(net, seed=run.seed, held_out=[batch])
     seen = _watched(net)
     phases = strategy.phases(p.recipe.epochs, steps)
     images, labels = torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)
-    ends, looked_at = [], []
+    ends, counts = [], []
     for phase in phases:
         phase.begin()
-        chosen = _chosen(strategy, phase, p.recipe.epochs, steps)
+        chosen = _chosen(strategy, phase, p.recipe.epochs, steps, looked_at)
         for step in chosen:
             strategy.step(net, images, labels, step=step, backward=lambda _: None)
-        looked_at.append(len(chosen))
+        counts.append(len(chosen))
         ends.append(len(seen))
     return Passes(
         share=np.array([macs for macs, _ in seen]) / net.macs(net.space.largest),
         learns=np.array([learns for _, learns in seen]),
         phase=np.repeat(np.arange(len(phases)), np.diff(ends, prepend=0)),
         epochs=tuple(phase.epochs for phase in phases),
-        steps=tuple(looked_at),
+        steps=tuple(counts),
     )
 
 
 @cache
-def _built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool) -> Supernet:
-    """Without weights."""
+def built(network: Literal["mobilenet_v2", "resnet34"], data: str, width: float | None, floor: bool, /) -> Supernet:
+    """A supernet without weights, the same each time; `width` as in the parameters of `fronts`, `floor` as in `Strategy`."""
     some = next(name for name, kind in strategies.items() if kind.floor == floor)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return Parameters(network, some, data, width).build(CLASSES[data])
 
 
-def _chosen(strategy: Strategy, phase: Phase, epochs: int, steps: int) -> list[int]:
+def _chosen(strategy: Strategy, phase: Phase, epochs: int, steps: int, looked_at: int) -> list[int]:
     if isinstance(strategy, Joslim):
         return list(range(0, min(strategy.FIRST // strategy.AT_ONCE * strategy.tau, epochs * steps), strategy.tau))
     there = phase.epochs * steps
-    spread = np.linspace(0, there - 1, max(1, round(LOOKED_AT * phase.epochs / epochs)))
+    spread = np.linspace(0, there - 1, max(1, round(looked_at * phase.epochs / epochs)))
     return [int(step) for step in np.unique(spread.astype(int))]
 
 
