@@ -11,13 +11,15 @@ RUN := .venv/bin/python -m
 REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
 # tests in as many processes as there are cores, four at most: each needs half a gigabyte
 TOGETHER := -n auto --maxprocesses 4
-COMPILE := pip compile -q --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --all-extras
+COMPILE := pip compile -q --no-header --no-annotate --no-emit-index-url --no-emit-find-links --all-extras
+OLDEST := build/oldest
 
-.PHONY: help setup book test fuzz lab bench kill lock clean
+.PHONY: help setup book test test-lowest fuzz lab bench kill lock clean
 
 help:
 	@echo 'make book    executes the notebooks, builds the HTML book, prints the file to open'
 	@echo 'make test    everything that is checked: style, types, tests, notebooks, book, book in a browser'
+	@echo 'make test-lowest   the unit tests with the oldest versions that pyproject.toml allows, in an environment of their own'
 	@echo 'make fuzz    damages every kind of file in CASES=5000 ways each, where make test tries a few hundred (for the night)'
 	@echo 'make lab     opens the notebooks in JupyterLab; there the profile stands in the first cell of code'
 	@echo 'make bench   speed against the obvious alternative'
@@ -31,9 +33,9 @@ help:
 	@echo '  JOBS=2                                book, test: how many runs at once (default: one a core)'
 	@echo '  PYTHON=/path/to/python3               which Python to set up with'
 
-book test fuzz bench kill: export XDG_CACHE_HOME := $(VENV)/cache
-book test fuzz bench kill: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
-book test fuzz bench kill: export IPYTHONDIR := $(VENV)/cache/ipython
+book test test-lowest fuzz bench kill: export XDG_CACHE_HOME := $(VENV)/cache
+book test test-lowest fuzz bench kill: export MPLCONFIGDIR := $(VENV)/cache/matplotlib
+book test test-lowest fuzz bench kill: export IPYTHONDIR := $(VENV)/cache/ipython
 
 setup: .venv/.ready
 
@@ -60,6 +62,13 @@ else
 	OMP_NUM_THREADS=1 $(RUN) pytest -m 'not browser' -k '$(NOTEBOOK)'
 endif
 
+test-lowest: setup
+	$(RUN) uv $(COMPILE) --resolution lowest-direct --python .venv/bin/python pyproject.toml -o $(OLDEST).txt
+	$(RUN) uv venv -q --clear --python .venv/bin/python $(OLDEST)
+	$(RUN) uv pip install -q --python $(OLDEST)/bin/python -r $(OLDEST).txt
+	$(RUN) uv pip install -q --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m 'not browser' $(TOGETHER) --dist loadfile
+
 fuzz: setup
 	OMP_NUM_THREADS=1 TIPSLIB_FUZZ_CASES=$(CASES) $(RUN) pytest tests/test_bad_bytes.py $(TOGETHER)
 
@@ -74,7 +83,7 @@ kill: setup
 	OMP_NUM_THREADS=1 TIPSLIB_KILLS=30 $(RUN) pytest tests/test_killed.py tests/test_faults.py -k book -rP
 
 lock: setup
-	@$(RUN) uv $(COMPILE) pyproject.toml -o requirements.lock
+	@$(RUN) uv $(COMPILE) --universal --python-version 3.11 pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf build .snakemake .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

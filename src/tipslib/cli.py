@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _be_one_of_several(command: Callable[[argparse.Namespace], int]) -> None:
     """What `torchrun` started several times is one run: its first process speaks for all."""
     require(command is _run, "torchrun shares a run among processes; it is for `tipslib run` alone")
+
+    from tipslib.processes import tell_of_loss
+
+    tell_of_loss()
     if os.environ["RANK"] != "0":
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -24,6 +26,21 @@ class ProcessLost(TipslibError):
         "What the lost process itself said stands above, if it was not killed. Give the same command again, with as many processes as you "
         "like: the run goes on from its last checkpoint."
     )
+
+
+LOST = (
+    "another process of this run has ended. What the last checkpoint holds is kept: give the same command again, with as many processes "
+    "as you like"
+)
+
+
+def tell_of_loss() -> None:
+    """From now on SIGTERM, by which `torchrun` ends the processes that are left when one is lost, is a ProcessLost."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise ProcessLost(LOST)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def make_fabric(device: str = "auto", precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
@@ -84,10 +101,7 @@ def _told_of_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLost(
-            "another process of this run has ended. What the last checkpoint holds is kept: give the same command again, with as many "
-            "processes as you like"
-        ) from error
+        raise ProcessLost(LOST) from error
 
 
 class _Summed(torch.autograd.Function):
