@@ -17,7 +17,7 @@ import pytest
 
 from tipslib import experiments
 from tipslib.errors import InvalidInput
-from tipslib.experiments import compute, get_experiment, plan, plan_all, recompute
+from tipslib.experiments import EXPERIMENTS, compute, get_experiment, needs, plan, plan_all, recompute
 from tipslib.profiles import Cell, Profile, get_profile
 from tipslib.records import Run, Store, read
 
@@ -238,3 +238,9 @@ def test_where_git_hangs_or_is_missing_the_revision_is_unknown(monkeypatch: pyte
         provenance = experiments._provenance(1.5)
         assert provenance["revision"] is None
         assert provenance["seconds"] == 1.5
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_a_run_needs_can_be_asked_of_every_experiment(name: str) -> None:
+    smoke = get_profile("smoke")
+    assert all(one.experiment in EXPERIMENTS for run in plan_all(name, smoke)[:1] for one in needs(run, smoke))

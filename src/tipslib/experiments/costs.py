@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import get_model
 
+from tipslib import experiments
 from tipslib import parameters as typed
 from tipslib.analysis import analyze
 from tipslib.anytime.latency import measure
 from tipslib.branched.joint import JointLoss
 from tipslib.errors import require
-from tipslib.experiments import agreement, backbones, fronts, latency, needs, plan_all, pruning, similarity, switching, weights
+from tipslib.experiments import agreement, backbones, fronts, latency, plan_all, pruning, similarity, switching, weights
 from tipslib.experiments.branches import SIDE, Branched
 from tipslib.experiments.offers import rounded
 from tipslib.experiments.passes import BACKWARD, CLASSES, IMAGES, built, passes
@@ -139,7 +140,7 @@ def trainings_of(profile: Profile) -> list[Training]:
     for module in USERS:
         name = module.__name__.rpartition(".")[2]
         for wanting in plan_all(name, profile):
-            for one in (wanting, *needs(wanting, profile)):
+            for one in (wanting, *experiments.needs(wanting, profile)):
                 for recipe, seed in trained_by(one):
                     _, seeds = found.setdefault(recipe, (one, {}))
                     seeds.setdefault(name, {})[seed] = None
