@@ -75,7 +75,7 @@ class Passes:
         weight = np.where(self.learns, 1 + BACKWARD, 1) / (1 + BACKWARD)
         return np.repeat(self._mean(self.share * weight), self.epochs)
 
-    def _mean(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
+    def _mean(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.bincount(self.phase, weights=values, minlength=len(self.steps)) / self.steps
 
 

@@ -161,7 +161,8 @@ def path_nodes(routes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices (P, D) of the nodes on each path in `NetworkGraph.mlp`, where block b has nodes 3b + 1, 3b + 2 (layers), 3b + 3 (sum)."""
     layers, present = routes == Route.LAYERS, routes != Route.ABSENT
     visited = np.stack((layers, layers, present), axis=2).reshape(len(routes), -1)
-    return np.nonzero(visited)[1].reshape(len(routes), -1) + 1
+    nodes: NDArray[np.int64] = np.nonzero(visited)[1].reshape(len(routes), -1) + 1
+    return nodes
 
 
 def supernet_tps(blocks: int, nodes: int, expanded: NDArray[np.int64], restart: float) -> NDArray[np.float64]:

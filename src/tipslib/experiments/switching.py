@@ -119,9 +119,9 @@ def _measured(p: Parameters, offers: Offers, seed: int) -> tuple[dict[str, Any],
         }
     del plain, calls
     many = len(anytime.costs())
-    cold = [_passes(anytime, number, device) for number in rng.permutation(many)]
+    cold = [_passes(anytime, int(number), device) for number in rng.permutation(many)]
     to_another = 1 + rng.integers(many - 1, size=p.switches)
-    warm = [_passes(anytime, number, device) for number in to_another.cumsum() % many]
+    warm = [_passes(anytime, int(number), device) for number in to_another.cumsum() % many]
     timing = {"switch_us": 1e3 / AT_ONCE * switch, "reload_ms": reload_, "reload_fastest_ms": fastest}
     timing |= {"cold_ms": np.array(cold), "passes_ms": np.array(warm)}
     return storage, {name: rounded(values) for name, values in timing.items()}
