@@ -44,7 +44,7 @@ def overall_rate(records: Sequence[Record]) -> float:
 
 
 def by_network(records: Sequence[Record]) -> pd.DataFrame:
-    """A row for each network and data set: how often it is trained, the work of one training, the rate and the hours of all here."""
+    """A row for each network and data set: how often it is trained, the work of all of that, the rate and the hours here."""
     values, taken, rate = records[0].values, hours(records), rates(records)
     groups: dict[tuple[int, str], list[int]] = {}
     for i, t in enumerate(values["trainings"]):
@@ -53,18 +53,16 @@ def by_network(records: Sequence[Record]) -> pd.DataFrame:
     for (number, data), members in groups.items():
         network, trainings = values["networks"][number], [values["trainings"][i] for i in members]
         many = [len(_seeds(t, t["seeds"])) for t in trainings]
-        work = [t["work"] for t in trainings]
         rows.append(
             {
-                "network": f"{network['name']} ×{network['width']:g}, {network['side']} px",
+                "network": f"{network['name']} ×{network['width']:g}".replace(" ", "\xa0"),
                 "data": data_set(data),
-                "full network, million MACs": network["macs"] / 1e6,
-                "recipes": len(trainings),
+                "px": network["side"],
+                "million MACs": network["macs"] / 1e6,
                 "trainings": sum(many),
-                "10¹⁵ MACs of one, least": min(work) / 1e15,
-                "most": max(work) / 1e15,
-                "TFLOP/s here": tera(rate[number]),
-                "hours of all here": float(np.dot(many, taken[members])),
+                "10¹⁵ MACs": float(np.dot(many, [t["work"] for t in trainings])) / 1e15,
+                "TFLOP/s": tera(rate[number]),
+                "hours": float(np.dot(many, taken[members])),
             }
         )
     return pd.DataFrame(rows).set_index("network")
