@@ -55,7 +55,7 @@ def by_network(records: Sequence[Record]) -> pd.DataFrame:
         many = [len(_seeds(t, t["seeds"])) for t in trainings]
         rows.append(
             {
-                "network": f"{network['name']} ×{network['width']:g}".replace(" ", "\xa0"),
+                "network": f"{network['name']} ×{network['width']:g}",
                 "data": data_set(data),
                 "px": network["side"],
                 "million MACs": network["macs"] / 1e6,
