@@ -149,7 +149,7 @@ def trainings_of(profile: Profile) -> list[Training]:
 
 def trained_by(of: Run) -> tuple[tuple[Recipe, int], ...]:
     """The recipes and seeds that a run trains with, or finds trained; none where it only reads the records of others."""
-    module: Any = next(m for m in USERS if m.__name__.rpartition(".")[2] == of.experiment)
+    module: Any = experiments.get_experiment(of.experiment)
     chosen = typed.parse(module.Parameters, of.parameters)
     found: tuple[tuple[Recipe, int], ...] = chosen.trainings(of.seed) if hasattr(chosen, "trainings") else ()
     return found
