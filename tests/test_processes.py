@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batch_shell import Shell
+from tipslib import experiments, processes
 from tipslib.processes import anywhere, batch_norm, mean, of_the_first
 from tipslib.records import read
 
@@ -196,3 +197,24 @@ def test_one_process_alone_is_asked_nothing():
     assert mean(value) is value
     assert of_the_first(value) is value
     assert [anywhere(True), anywhere(False)] == [True, False]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_only_where_the_processor_computes_in_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    assert processes.computes_in_bfloat16("cpu") is has
+    for precision, dtype in (("bf16-mixed", torch.bfloat16 if has else torch.float32), ("32-true", torch.float32)):
+        with processes.make_fabric("cpu", precision).autocast():  # type: ignore[arg-type]
+            assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+
+
+def test_the_processor_is_asked_in_the_words_of_this_torch() -> None:
+    assert processes.computes_in_bfloat16("cpu") in (True, False)
+    kernels = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert not kernels or processes.computes_in_bfloat16("cpu")  # every AVX-512 that torch takes is enough for oneDNN's kernels
+
+
+def test_a_record_says_if_there_was_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(processes, "computes_in_bfloat16", lambda device="auto", has=has: has)
+        assert ("without bfloat16" in experiments._provenance(1.0)["device"]) is not has

@@ -44,11 +44,26 @@ def tell_of_loss() -> None:
 
 
 def make_fabric(device: str = "auto", precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
-    """Device and precision; the processes are those that `torchrun` has started, or this one alone."""
+    """Device and precision; the processes are those that `torchrun` has started, or this one alone.
+
+    "bf16-mixed" is bfloat16 where the device computes in it. Elsewhere it is single precision: bfloat16 would only be imitated there,
+    in several times as long.
+    """
     started = {name: int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")}
+    if precision == "bf16-mixed" and not computes_in_bfloat16(device):
+        precision = "32-true"
     fabric = Fabric(accelerator=device, devices=started["LOCAL_WORLD_SIZE"], num_nodes=started["GROUP_WORLD_SIZE"], precision=precision)
     fabric.launch()
     return fabric
+
+
+def computes_in_bfloat16(device: str = "auto") -> bool:
+    """Whether the device that `make_fabric` would take has instructions for bfloat16, or a processor at least kernels for it."""
+    if device != "cpu" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device != "cpu" and torch.backends.mps.is_available():
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def several() -> bool:

@@ -62,6 +62,23 @@ def test_all_layers_at_once_equal_one_layer_at_a_time(net):
         assert float((probe(y).argmax(1) == data(seed=1)[1]).double().mean()) == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize("train_last", [False, True])
+@pytest.mark.parametrize("test_last", [False, True])
+def test_the_order_of_the_numbers_in_memory_does_not_matter(train_last, test_last):
+    """Not even if test batches lie otherwise than training batches: `maps` puts them out as they come."""
+
+    def laid(found, last):
+        return [(x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format), y) for x, y in found]
+
+    maps = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    train, test = batches(*data()), batches(*data(seed=1))
+    options = {"classes": 3, "epochs": 3, "learning_rate": 0.05}
+    plain = linear_probes(maps, ["0", "1", "2"], lambda e: train, test, **options)
+    assert plain.max() > 0.6
+    laid_otherwise = linear_probes(maps, ["0", "1", "2"], lambda e: laid(train, train_last), laid(test, test_last), **options)
+    np.testing.assert_allclose(laid_otherwise, plain, atol=0.009)  # one image of 120 may lie on the edge
+
+
 def test_ridge_equals_scikit_learn(net):
     (images, labels), (held_out, answers) = data(), data(seed=1)
     found = linear_probes(net, ["avgpool"], lambda e: batches(images, labels), batches(held_out, answers), classes=3, protocol="ridge")

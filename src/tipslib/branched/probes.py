@@ -113,17 +113,17 @@ def _sgd(
     seed: int,
 ) -> np.ndarray:
     generator = torch.Generator().manual_seed(seed)
-    probes: dict[str, nn.Linear] = {}
+    probes: dict[str, _Probe] = {}
     optimiser: torch.optim.Optimizer | None = None
     for epoch in range(epochs):
         for images, labels in train(epoch):
             _run(net, images)
             if optimiser is None:
-                probes = {name: _probe(outputs[name].flatten(1), classes, generator) for name in layers}
+                probes = {name: _Probe(outputs[name], classes, generator) for name in layers}
                 parameters = [p for probe in probes.values() for p in probe.parameters()]
                 optimiser = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
             target = _checked(labels, classes)
-            logits = [probes[name](outputs[name].flatten(1).float()) for name in layers]
+            logits = [probes[name](outputs[name]) for name in layers]
             loss = sum((F.cross_entropy(_drop(z, dropout, generator), target) for z in logits), start=torch.zeros((), device=target.device))
             if not bool(torch.isfinite(loss)):
                 _refuse(outputs, layers)
@@ -138,7 +138,7 @@ def _sgd(
             target = _checked(labels, classes)
             finite = torch.ones((), dtype=torch.bool, device=target.device)
             for i, name in enumerate(layers):
-                z = probes[name](outputs[name].flatten(1).float())
+                z = probes[name](outputs[name])
                 finite &= torch.isfinite(z).all()
                 hits[i] += (_drop(z, dropout, generator).argmax(1) == target).sum().cpu()
             if not bool(finite):
@@ -148,13 +148,28 @@ def _sgd(
     return np.asarray(hits.double().numpy() / seen)
 
 
-def _probe(features: Tensor, classes: int, generator: torch.Generator) -> nn.Linear:
-    probe = nn.Linear(features.shape[1], classes, device="cpu")
-    bound = features.shape[1] ** -0.5
-    with torch.no_grad():
-        for p in probe.parameters():
-            p.uniform_(-bound, bound, generator=generator)
-    return probe.to(features.device)
+class _Probe(nn.Linear):
+    """A linear layer on flattened activations, in the order in which those of the first batch lie in memory: nothing is copied.
+
+    The first weights are the same in either order.
+    """
+
+    def __init__(self, activations: Tensor, classes: int, generator: torch.Generator) -> None:
+        shape = activations.shape[1:]
+        super().__init__(shape.numel(), classes, device="cpu")
+        self.channels_last = activations.ndim == 4 and activations.is_contiguous(memory_format=torch.channels_last)
+        bound = shape.numel() ** -0.5
+        with torch.no_grad():
+            for p in self.parameters():
+                p.uniform_(-bound, bound, generator=generator)
+            self.weight.copy_(self._flattened(self.weight.view(classes, *shape)))
+        self.to(activations.device)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return super().forward(self._flattened(activations))
+
+    def _flattened(self, activations: Tensor) -> Tensor:
+        return (activations.permute(0, 2, 3, 1) if self.channels_last else activations).flatten(1).float()
 
 
 def _drop(logits: Tensor, share: float, generator: torch.Generator) -> Tensor:

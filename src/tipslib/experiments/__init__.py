@@ -172,6 +172,9 @@ def _stored(run: Run, store: Store) -> Record | None:
 def _provenance(seconds: float) -> dict[str, Any]:
     import torch
 
+    from tipslib.processes import computes_in_bfloat16
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     try:
         git = subprocess.run(["git", "-C", str(project.root()), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         revision = git.stdout.strip() or None
@@ -180,7 +183,7 @@ def _provenance(seconds: float) -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in ("tipslib", "torch", "torchvision", "numpy", "scipy")}
         | {"python": platform.python_version()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "device": device if computes_in_bfloat16() else f"{device} without bfloat16",
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
