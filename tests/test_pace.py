@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_training_of_few_steps_cannot_be_timed(home: Path) -> None:
 
 def found(*seconds: float) -> list[Pace]:
     run = plan("fronts", profile="laptop")
-    return [Pace(run, each, 3, 8) for each in seconds]
+    return [Pace(run, each, 1, 3, 8) for each in seconds]
 
 
 def test_the_most_epochs_that_fit_are_taken() -> None:
@@ -50,6 +51,8 @@ def test_the_most_epochs_that_fit_are_taken() -> None:
     assert epochs_within(found(10, 20), 1) == 40
     assert epochs_within(found(10, 20), 0.025) == 1
     assert hours(found(10, 20)) == pytest.approx(8 * 90 / 3600)
+    # a run that trains three networks takes as long as three
+    assert hours([replace(pace, trainings=3) for pace in found(10)]) == hours(found(10, 20))
     with pytest.raises(InvalidInput, match=r"takes 0\.025 hours here, more than 0\.024"):
         epochs_within(found(10, 20), 0.024)
     for budget in (0, -1, float("nan"), float("inf")):
@@ -86,15 +89,16 @@ def test_the_command_says_what_fits_and_keeps_it_when_asked(
     timed = []
     monkeypatch.setattr(pace, "epoch_seconds", lambda run, profile: timed.append(run) or 2.0)
     runs = len(plan_all("agreement", "gpu")) + len(plan_all("similarity", "gpu"))
+    trainings = len(plan_all("agreement", "gpu")) + 3 * len(plan_all("similarity", "gpu"))  # two plain networks and a branched one
     assert cli.main(["epochs", "agreement", "similarity", "--hours", "0.1"]) == 0
     assert len(timed) == runs / 3
     said = capsys.readouterr().out
-    assert f"{int(360 / (2 * runs))} epochs fit 0.1 hours, for each of {runs} runs" in said
-    assert f"{2 * runs * 20 / 3600:.3g} hours for the 20 epochs that profile gpu plans" in said
+    assert f"{int(360 / (2 * trainings))} epochs fit 0.1 hours, for each of {runs} runs" in said
+    assert f"{2 * trainings * 20 / 3600:.3g} hours for the 20 epochs that profile gpu plans" in said
     assert not epochs_file("gpu").exists()
     assert cli.main(["epochs", "similarity", "--hours", "0.1", "--keep"]) == 0
-    assert json.loads(epochs_file("gpu").read_text()) == {"similarity": 60}
-    assert plan("similarity", profile="gpu").parameters["epochs"] == 60
+    assert json.loads(epochs_file("gpu").read_text()) == {"similarity": 20}
+    assert plan("similarity", profile="gpu").parameters["epochs"] == 20
 
 
 def test_what_trains_nothing_is_refused() -> None:

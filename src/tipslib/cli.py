@@ -280,7 +280,8 @@ def _epochs(chosen: argparse.Namespace) -> int:
     for pace in paces(chosen.experiments, profile):
         found.append(pace)
         kind = ", ".join(str(pace.run.parameters[n]) for n in ("data", "network", "strategy", "weights") if n in pace.run.parameters)
-        print(f"{pace.seconds:10.1f} s an epoch, {pace.seeds} seeds: {pace.run.experiment} ({kind})", flush=True)
+        networks = f"{pace.trainings} networks, " if pace.trainings > 1 else ""
+        print(f"{pace.seconds:10.1f} s an epoch, {networks}{pace.seeds} seeds: {pace.run.experiment} ({kind})", flush=True)
     planned = sorted({pace.epochs for pace in found})
     print(f"{hours(found):.3g} hours for the {' or '.join(map(str, planned))} epochs that profile {profile.name} plans")
     epochs = epochs_within(found, chosen.hours)

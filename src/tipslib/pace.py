@@ -37,6 +37,8 @@ class Pace:
         With the first seed of its profile.
     seconds
         Of one epoch of its first training.
+    trainings
+        How many networks it trains; all are taken to be as slow as the first.
     seeds
         How many runs differ from it in nothing but the seed, itself included.
     epochs
@@ -45,6 +47,7 @@ class Pace:
 
     run: Run
     seconds: float
+    trainings: int
     seeds: int
     epochs: int
 
@@ -64,7 +67,8 @@ def paces(experiments: Sequence[str], profile: str | Profile) -> Iterator[Pace]:
         require(recipe is not None, f"{run.experiment} trains no network in epochs; leave it out")
     for run, recipe in zip(planned, recipes, strict=True):
         if recipe is not None and run.seed == profile.seeds[0]:
-            yield Pace(run, epoch_seconds(run, profile), len(profile.seeds), recipe.epochs)
+            trainings = len(_parameters(run).trainings(run.seed))
+            yield Pace(run, epoch_seconds(run, profile), trainings, len(profile.seeds), recipe.epochs)
 
 
 def epoch_seconds(run: Run, profile: Profile) -> float:
@@ -96,8 +100,11 @@ def epoch_seconds(run: Run, profile: Profile) -> float:
 
 
 def hours(found: Sequence[Pace]) -> float:
-    """Hours that all runs train for, one after another, with the epochs their profile plans: the sum of seconds x epochs x seeds / 3600."""
-    return math.fsum(pace.seconds * pace.epochs * pace.seeds for pace in found) / 3600
+    """Hours that all runs train for, one after another, with the epochs their profile plans.
+
+    The sum of seconds x trainings x epochs x seeds / 3600.
+    """
+    return math.fsum(p.seconds * p.trainings * p.epochs * p.seeds for p in found) / 3600
 
 
 def epochs_within(found: Sequence[Pace], budget: float) -> int:

@@ -29,8 +29,8 @@ class ProcessLost(TipslibError):
 
 
 LOST = (
-    "another process of this run has ended. What the last checkpoint holds is kept: give the same command again, with as many processes "
-    "as you like"
+    "another process of this run has ended, or whoever started this one ends it. What the last checkpoint holds is kept: give the same "
+    "command again, with as many processes as you like"
 )
 
 

@@ -20,6 +20,7 @@ from torch.distributed import get_world_size
 
 from tipslib import processes
 from tipslib.errors import CorruptFile, InvalidInput, TipslibError, require, unreadable
+from tipslib.onednn import right_gradients
 from tipslib.progress import track
 from tipslib.records import write_atomically
 
@@ -151,7 +152,7 @@ def fit(
                 group["lr"] = recipe.rate(step, steps)
             torch.manual_seed(((seed << 32) + step) % 2**63)  # dropout draws from the global generator
             optimiser.zero_grad(set_to_none=True)
-            with fabric.autocast(), processes.one_batch():
+            with fabric.autocast(), processes.one_batch(), right_gradients():
                 loss = objective.step(model, images, labels, step=step, backward=backward)
             losses[step] = _averaged(model, loss)
             optimiser.step()
