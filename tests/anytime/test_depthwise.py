@@ -43,7 +43,8 @@ def test_gradients_are_those_of_double_precision(side, kernel, stride, padding, 
     found = torch.autograd.grad(made, given, gradient)
     for ours, theirs in zip(found, torch.autograd.grad(expected, exact, gradient.double()), strict=True):
         assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), theirs, atol=0.04, rtol=0.02)
+        # without instructions for bfloat16 partial sums are rounded, too: by up to one step of 2**-8 at the size they reach
+        torch.testing.assert_close(ours.double(), theirs, atol=float(2**-7 * theirs.abs().max()), rtol=0.02)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
