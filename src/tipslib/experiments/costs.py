@@ -23,6 +23,7 @@ from tipslib.experiments import agreement, backbones, fronts, latency, plan_all,
 from tipslib.experiments.branches import SIDE, Branched
 from tipslib.experiments.offers import rounded
 from tipslib.experiments.passes import BACKWARD, CLASSES, IMAGES, built, passes
+from tipslib.onednn import right_gradients
 from tipslib.processes import make_fabric
 from tipslib.profiles import PROFILES, Profile
 from tipslib.progress import track
@@ -227,7 +228,7 @@ def step_times(recipe: Recipe, images: int, steps: int, seed: int) -> list[float
 
     def step() -> None:
         net.zero_grad(set_to_none=True)
-        with fabric.autocast():
+        with fabric.autocast(), right_gradients():
             if isinstance(recipe, Branched):
                 JointLoss(recipe.exit_weights).step(net, x, labels, step=1, backward=Tensor.backward)
             else:
