@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -24,17 +25,26 @@ def right_gradients() -> AbstractContextManager[object]:
 
 
 class _Thinned(TorchFunctionMode):
-    """A 1 x 1 convolution looks at every s-th pixel only, so it is one of stride 1 of those pixels."""
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d and not kwargs and len(args) >= 4:
-            x, weight, bias, stride, padding = (*args, 0)[:5]
-            few = x.device.type == "cpu" and x.shape[1] < BLOCK and weight.shape[2:] == (1, 1)
-            if few and _pair(padding) in ((0, 0), ("valid", "valid")) and (steps := _pair(stride)) != (1, 1):
-                return func(x[..., :: steps[0], :: steps[1]], weight, bias, 1, 0, *args[5:])
-        return func(*args, **(kwargs or {}))
+        return (conv2d if func is F.conv2d else func)(*args, **(kwargs or {}))
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`; of few channels and 1 x 1 it looks at every s-th pixel only, as one of stride 1 of those pixels."""
+    few = input.device.type == "cpu" and input.shape[1] < BLOCK and weight.shape[2:] == (1, 1)
+    if few and _pair(padding) in ((0, 0), ("valid", "valid")) and (steps := _pair(stride)) != (1, 1):
+        return F.conv2d(input[..., :: steps[0], :: steps[1]], weight, bias, 1, 0, dilation, groups)
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _pair(value: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from tipslib.anytime.depthwise import depthwise, has_slow_gradients
 from tipslib.anytime.elastic import make_elastic
+from tipslib.processes import computes_in_bfloat16
 
 CASES = [
     # side, kernel, stride, padding, dilation
@@ -44,7 +45,8 @@ def test_gradients_are_those_of_double_precision(side, kernel, stride, padding, 
     for ours, theirs in zip(found, torch.autograd.grad(expected, exact, gradient.double()), strict=True):
         assert ours.dtype == torch.float32
         # without instructions for bfloat16 partial sums are rounded, too: by up to one step of 2**-8 at the size they reach
-        torch.testing.assert_close(ours.double(), theirs, atol=float(2**-7 * theirs.abs().max()), rtol=0.02)
+        atol = 0.04 if computes_in_bfloat16("cpu") else float(2**-8 * theirs.abs().max())
+        torch.testing.assert_close(ours.double(), theirs, atol=atol, rtol=0.02)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
