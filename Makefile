@@ -9,7 +9,7 @@ PYTHON ?=
 VENV := $(CURDIR)/.venv
 RUN := .venv/bin/python -m
 REPRODUCE = $(RUN) tipslib.cli reproduce $(NOTEBOOK) --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
-# tests in as many processes as there are cores, four at most: each needs half a gigabyte;
+# tests in as many processes as there are cores, four at most: each grows to two or three gigabytes;
 # one that crashes ends them all with the name of its test, since pytest-xdist may wait for its successor for ever
 TOGETHER := -n auto --maxprocesses 4 --max-worker-restart 0
 COMPILE := pip compile -q --no-header --no-annotate --no-emit-index-url --no-emit-find-links --all-extras
