@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch import nn
@@ -76,7 +76,6 @@ def graphs_with_scores(draw: st.DrawFn) -> tuple[NetworkGraph, np.ndarray]:
     return graph, np.array(draw(st.lists(st.floats(0.01, 1), min_size=nodes, max_size=nodes)))
 
 
-@settings(deadline=None)
 @given(graphs_with_scores())
 def test_importance_equals_enumeration(case: tuple[NetworkGraph, np.ndarray]) -> None:
     graph, scores = case

@@ -706,7 +706,7 @@ def test_a_broken_file_of_a_network_is_named_in_one_line(
     one_line(capsys, "broken_network")
 
 
-@settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=CASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(min_size=1, max_size=12)
     | st.builds("{}={}".format, st.sampled_from(["number", "share", "seed"]), st.text('0123456789.e-[]{}",:nulatrfINFy ', max_size=8))

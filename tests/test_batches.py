@@ -37,7 +37,7 @@ def collected(*arguments, **options):
 @given(
     st.integers(1, 5), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1, 3]), st.integers(0, 3), st.integers(0, 100), st.booleans()
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_windows_equal_a_loop_over_images(count, height, width, depth, padding, seed, floating):
     g = generator(seed)
     images = torch.randint(256, (count, height, width, depth), generator=g, dtype=torch.uint8)
@@ -149,7 +149,7 @@ def test_digits_are_not_mirrored_unless_asked():
 
 
 @given(st.integers(1, 200), st.integers(0, 2**40), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_epoch_visits_every_image_once_in_an_order_that_seed_and_epoch_decide(n, seed, epoch):
     order = epoch_order(n, seed, epoch)
     assert torch.equal(order.sort().values, torch.arange(n))

@@ -236,7 +236,7 @@ def test_a_bit_of_content_changed_is_refused_by_name_where_all_else_fits(home, k
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(damage=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_damage_to_an_array_folder_is_believed_or_raises_anything_else(tmp_path_factory, kind, damage):
     home = tmp_path_factory.mktemp("data")
     content, _ = arrays(home / "cifar10")
@@ -405,7 +405,7 @@ def by_force(images, labels):
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_balanced_order_is_that_by_force_and_does_not_depend_on_the_stored_one(labels, seed):
     rng = np.random.default_rng(seed)
     images, labels = rng.integers(0, 256, (len(labels), 2, 2, 1), dtype=np.uint8), np.array(labels)

@@ -239,7 +239,7 @@ PHOTOGRAPHS = {kind: packed(kind) for kind in ("JPEG", "PNG")}
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_bytes_give_a_photograph_or_a_known_error(data):
     content = bytearray(PHOTOGRAPHS[data.draw(st.sampled_from(sorted(PHOTOGRAPHS)))])
     for _ in range(data.draw(st.integers(1, 3))):

@@ -66,7 +66,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.text(), JSON, max_size=4), seed=st.integers(0, 2**63))
 def test_any_values_come_back(store: Store, values: dict[str, Any], seed: int) -> None:
     run = Run("stability", {}, "smoke", seed, "v1")
@@ -200,7 +200,7 @@ def test_what_json_or_npz_cannot_hold_is_not_saved(store: Store) -> None:
     assert files(store) == []
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     suffix=st.sampled_from([".json", ".npz"]), place=st.floats(0, 1), flip=st.integers(1, 255), how=st.sampled_from(["flip", "cut", "add"])
 )
@@ -221,7 +221,7 @@ def test_a_damaged_byte_is_noticed_or_changes_nothing(store: Store, suffix: str,
     file.write_bytes(whole)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "0123456789abcdef.json"
@@ -233,7 +233,7 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
 FIELDS = ["format", "key", "experiment", "parameters", "profile", "seed", "code", "values", "arrays", "provenance"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FIELDS), value=JSON, missing=st.booleans())
 def test_a_field_that_is_wrong_is_refused_even_with_a_checksum_that_fits(store: Store, name: str, value: Any, missing: bool) -> None:
     path = store.save(RUN, OUTCOME, {}).path

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from random_nets import SIDE, nets
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from tipslib.errors import InvalidInput, TracingError
 
 
 @given(nets())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_groups_of_random_networks_are_the_connected_components_of_their_sums(net):
     found = channel_groups(net, (4, SIDE, SIDE))
     dense = [layer for layer in found.layers if layer.chooses]

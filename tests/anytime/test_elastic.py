@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_nets import SIDE, nets
 from torch import nn
@@ -58,7 +58,7 @@ def grouped(**options):
 
 
 @given(nets(), st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_random_networks_run_at_any_widths_as_what_they_export(net, data):
     """What must agree agrees, or these would not run; the costs are the counter's; nothing is computed that is not needed."""
     supernet = make_elastic(net, (4, SIDE, SIDE), lowest=0.3).eval()
@@ -74,7 +74,7 @@ def test_random_networks_run_at_any_widths_as_what_they_export(net, data):
 
 
 @given(nets())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 def test_at_full_width_a_supernet_is_the_network_it_was_made_of_bit_for_bit(net):
     before = {name: value.clone() for name, value in net.state_dict().items()}
     supernet, x = make_elastic(net, (4, SIDE, SIDE)).eval(), torch.randn(2, 4, SIDE, SIDE)

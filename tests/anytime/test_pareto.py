@@ -184,7 +184,7 @@ def test_the_search_finds_the_front_of_all_that_it_looked_at(teacher):
     assert front.widths.dtype == looked_at.widths.dtype == np.int64
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_stopping_early_never_changes_the_front(data):
     """Tables of who is right about what take the place of networks; costs and counts tie often."""

@@ -91,7 +91,7 @@ IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     budget=st.floats(0, 8),
     data=st.data(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_choice_is_the_best_of_all_that_fit(accuracies: list[int], times: list[int], budget: float, data: st.DataObject) -> None:
     net = NET
     sizes = data.draw(st.lists(st.sampled_from(ALL), min_size=len(accuracies), max_size=len(accuracies), unique=True))
@@ -482,7 +482,7 @@ def test_statistics_that_are_missing_or_misshapen_are_refused(pair: tuple[Path, 
 
 
 @given(which=st.integers(0, 1), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_anywhere_in_either_file_is_noticed(pair: tuple[Path, Path], which: int, place: float, bit: int) -> None:
     path = pair[which]
     content = path.read_bytes()
@@ -496,7 +496,7 @@ def test_a_flipped_bit_anywhere_in_either_file_is_noticed(pair: tuple[Path, Path
 
 
 @given(which=st.integers(0, 1), data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_files_that_are_cut_lengthened_or_scribbled_on_are_refused_or_mean_the_same(
     pair: tuple[Path, Path], which: int, data: st.DataObject
 ) -> None:

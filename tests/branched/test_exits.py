@@ -31,7 +31,7 @@ def one_sample(policy, logits, label, alpha):
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), samples=st.integers(1, 12))
 def test_all_thresholds_at_once_equal_one_sample_at_a_time(policy, seed, samples):
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def test_patience_counts_agreements_in_a_row():
         patience(0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_hull_is_what_brute_force_leaves(seed):
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ def double_sum(features, labels):
     return float(1 - within / overall)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 6), st.integers(1, 8), st.integers(0, 10**6))
 def test_equals_the_double_sum_with_unbalanced_classes(classes, dimensions, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -27,7 +27,7 @@ def hsic_unbiased(x, y):
 
 
 @pytest.mark.parametrize(("debiased", "hsic"), [(False, hsic_biased), (True, hsic_unbiased)])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(4, 12), d=st.integers(1, 6), seed=st.integers(0, 10**6))
 def test_equals_the_textbook_formula(debiased, hsic, n, d, seed):
     rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ def modes(seed: int, samples: int = 60, classes: int = 5) -> dict[str, np.ndarra
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_saving_at_equal_threshold_is_never_negative(seed: int) -> None:
     arrays = modes(seed)
     saving = threshold_saving(arrays, MACS)
@@ -43,7 +43,7 @@ def test_saving_at_equal_threshold_is_never_negative(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_saving_at_equal_accuracy_is_that_of_the_cheapest_modes(seed: int) -> None:
     arrays = modes(seed)
     targets, saving = accuracy_saving(arrays)

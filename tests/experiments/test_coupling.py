@@ -61,7 +61,7 @@ def test_degrees_are_those_of_networkx() -> None:
         assert found.tolist() == [graph.degree(n) + (n in (0, 7)) for n in range(8)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 6), st.floats(0, 1), st.sampled_from([0.0, 1e-5, 0.1, 0.7]), st.integers(0, 10**6))
 def test_score_from_sums_is_the_score_of_the_chain(count: int, strength: float, restart: float, seed: int) -> None:
     masks = drawn(count, seed)
@@ -74,7 +74,7 @@ def test_score_from_sums_is_the_score_of_the_chain(count: int, strength: float, 
         assert found == pytest.approx(tps(scores, path), rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 8), st.sampled_from([0.0, 1e-5, 0.01]), st.integers(0, 10**6))
 def test_scores_are_equal_at_the_crossing(count: int, restart: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -88,7 +88,7 @@ def test_paths_of_equal_length_have_no_crossing() -> None:
     assert np.isnan(coupling.crossing(5, 40, 5, 30, nodes=10, subnetworks=4))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 7))
 def test_reversed_pairs_by_brute_force(seed: int, rows: int, columns: int) -> None:
     scores = np.random.default_rng(seed).integers(0, 4, (rows, columns)).astype(float)

@@ -34,7 +34,7 @@ def test_expansions_are_those_that_fit(blocks, nodes):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_paths_are_paths_of_the_graph(seed):
     blocks, nodes = 7, 10
     graph = NetworkGraph.mlp(2 * blocks, 4)
@@ -91,7 +91,7 @@ def test_degrees_of_a_path_through_all_layers_follow_figure_3():
 
 
 @given(st.integers(0, 1000), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rank_correlations_are_scipys(seed, tied):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, 4, 12))

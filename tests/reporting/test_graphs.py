@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -69,7 +69,6 @@ def check_layout(graph: NetworkGraph) -> None:
         assert top <= layout.depth[operation.source] < layout.depth[operation.target] <= bottom, "an operation runs between columns"
 
 
-@settings(deadline=None)
 @given(graphs())
 def test_any_network_has_a_layout(graph: NetworkGraph) -> None:
     check_layout(graph)

@@ -119,7 +119,7 @@ def test_path_means_are_sums_over_blocks():
 
 
 @given(st.integers(1, 6), st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_layer_with_a_skip_connection_never_contracts(width, seed):
     weights, inputs = network(blocks=2, width=width, seed=seed)
     _, masks = residual_states(weights, inputs)
@@ -127,7 +127,7 @@ def test_a_layer_with_a_skip_connection_never_contracts(width, seed):
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_mean_singular_value_is_numpys_and_scales(rows, columns, seed):
     batch = np.random.default_rng(seed).normal(size=(2, 3, rows, columns))
     found = mean_singular_value(torch.from_numpy(batch))

@@ -97,7 +97,7 @@ def test_every_method_finds_the_same_distribution(random_graph: RandomGraph, see
 
 
 @given(seed=st.integers(0, 2**32 - 1), directed=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_matrices_are_those_of_the_paper(random_graph: RandomGraph, seed: int, directed: bool) -> None:
     graph, masks, coupling, restart = random_case(random_graph, seed)
     h, p = by_loops(graph, masks, coupling, restart, directed)
@@ -106,7 +106,7 @@ def test_matrices_are_those_of_the_paper(random_graph: RandomGraph, seed: int, d
 
 
 @given(seed=st.integers(0, 2**32 - 1), coupling=st.floats(0, 1), restart=st.floats(1e-8, 0.999))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tas_is_the_formula_of_the_degrees(random_graph: RandomGraph, seed: int, coupling: float, restart: float) -> None:
     """mu_r = [(1-k)(g_r + lambda c) + k N T^2] / [(1-k)(S + lambda N c) + k (N T)^2], with c = T (T - 1)."""
     graph, masks, _, _ = random_case(random_graph, seed)

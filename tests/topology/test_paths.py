@@ -44,7 +44,7 @@ def nodes_of(graph: NetworkGraph, operations: tuple[int, ...]) -> list[int]:
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 8), extra=st.integers(0, 8), integers=st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_best_paths_counts_and_ties_agree_with_enumeration(
     random_graph: RandomGraph, seed: int, nodes: int, extra: int, integers: bool
 ) -> None:
@@ -70,7 +70,7 @@ def test_best_paths_counts_and_ties_agree_with_enumeration(
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 8), extra=st.integers(0, 8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_all_paths_are_all(random_graph: RandomGraph, seed: int, nodes: int, extra: int) -> None:
     graph = random_graph(np.random.default_rng(seed), nodes=nodes, extra=extra)
     expected = Counter(tuple(nodes_of(graph, operations)) for operations in by_networkx(graph))
@@ -78,7 +78,7 @@ def test_all_paths_are_all(random_graph: RandomGraph, seed: int, nodes: int, ext
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 8), extra=st.integers(0, 8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_important_operations_have_the_highest_score_per_node(random_graph: RandomGraph, seed: int, nodes: int, extra: int) -> None:
     rng = np.random.default_rng(seed)
     graph, scores = random_graph(rng, nodes=nodes, extra=extra), rng.random(nodes)

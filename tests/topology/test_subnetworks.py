@@ -41,7 +41,7 @@ def test_counting_and_validity_agree_with_enumeration(random_graph: RandomGraph,
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 12), extra=st.integers(0, 12), count=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_masks_are_valid_and_cover_every_operation(random_graph: RandomGraph, seed: int, nodes: int, extra: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     graph = random_graph(rng, nodes=nodes, extra=extra, required=1)
