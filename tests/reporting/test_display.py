@@ -220,6 +220,26 @@ def test_verdicts_show_sentence_evidence_and_profile(monkeypatch, finding, words
         assert word in tree.text
 
 
+@pytest.mark.parametrize(("verdict", "explained"), [(Verdict.FAILS, True), (Verdict.HOLDS, False), (Verdict.UNDECIDED, False)])
+def test_what_does_not_hold_is_explained_with_where_the_runs_differ(monkeypatch, verdict, explained):
+    finding = Finding(verdict, 0.5, (0.25, 0.75), 1, "as it is")
+    monkeypatch.setattr(display, "claims_of", lambda experiment: [claim(lambda records: finding)])
+    monkeypatch.setattr(display, "why", lambda name, profile: f"{name} at {profile} is *odd*")
+    monkeypatch.setattr(display, "departures", lambda records: f"{len(records)} run of < 2")
+    shown = display.verdicts("stability", [record()])
+    text = Tree(shown.html).text
+    assert ("What may explain it: one-two at smoke is odd" in text) == explained
+    assert ("Where these runs differ from the paper's: 1 run of < 2." in text) == explained
+    assert ("1 run of < 2" in shown.text) == explained
+
+
+def test_what_is_the_papers_in_all_respects_has_no_word_on_its_size(monkeypatch):
+    finding = Finding(Verdict.FAILS, 0.5, None, 1, "no")
+    monkeypatch.setattr(display, "claims_of", lambda experiment: [claim(lambda records: finding)])
+    monkeypatch.setattr(display, "departures", lambda records: "")
+    assert "runs differ" not in display.verdicts("stability", [record()]).html
+
+
 def test_findings_of_a_ledger_link_to_their_page():
     found = [(claim(lambda records: None), Finding(Verdict.HOLDS, 1.0, None, 1, "yes"), "smoke")]
     tree = Tree(display.findings_list(found, page="notebooks/stability.html").html)

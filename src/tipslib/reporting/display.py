@@ -21,6 +21,7 @@ from tipslib.errors import require
 from tipslib.records import Record
 from tipslib.reporting import VEGA_LITE
 from tipslib.reporting.claims import Claim, Finding, Verdict, claims_of
+from tipslib.reporting.disagreements import departures, why
 from tipslib.reporting.markup import Html, csv_link, inked, inline, svg
 from tipslib.reporting.style import INK
 
@@ -176,7 +177,8 @@ def badge(verdict: Verdict) -> Html:
 def verdicts(experiment: str, records: Sequence[Record], page: str | None = None) -> Html:
     """Judge every claim that `experiment` decides on `records`, and show verdict, sentence, effect, interval, seeds and profile.
 
-    With `page`, only the claims that belong to that notebook.
+    With `page`, only the claims that belong to that notebook. Where one does not hold, it is said how the runs differ from the
+    paper's.
 
     Raises
     ------
@@ -185,7 +187,13 @@ def verdicts(experiment: str, records: Sequence[Record], page: str | None = None
     """
     profile = records[0].run.profile if records else "none"
     shown = [claim for claim in claims_of(experiment) if page in (None, claim.page)]
-    return findings_list([(claim, claim.judge(records), profile) for claim in shown])
+    found = [(claim, claim.judge(records), profile) for claim in shown]
+    listed = findings_list(found)
+    smaller = departures(records) if any(finding.verdict is Verdict.FAILS for _, finding, _ in found) else ""
+    if not smaller:
+        return listed
+    size = f"Where these runs differ from the paper's: {smaller}."
+    return Html(f"{listed.html}<p>{inline(size)}</p>", f"{listed.text}\n{size}")
 
 
 def findings_list(found: Sequence[tuple[Claim, Finding, str | None]], page: str | None = None) -> Html:
@@ -194,10 +202,12 @@ def findings_list(found: Sequence[tuple[Claim, Finding, str | None]], page: str 
     for claim, finding, profile in found:
         source = {"tips": "TIPS", "progressive": "Progressive intelligence", "companion": "this companion"}[claim.paper]
         words = inline(claim.words) if page is None else f'<a href="{page}#{claim.id}">{inline(claim.words)}</a>'
+        known = why(claim.id, profile) if finding.verdict is Verdict.FAILS else ""
+        explained = f"<em>What may explain it:</em> {inline(known)}<br>" if known else ""
         items.append(
             f'<li id="{claim.id}" style="margin:0 0 1em 0;list-style:none">{badge(finding.verdict).html} '
             f"<strong>{words}</strong> <em>({source}, {inline(claim.where)})</em><br>{inline(finding.reason)}<br>"
-            f"<small>{inline(claim.quantity)}: {finding.evidence} · profile {escape(profile or 'none')}</small></li>"
+            f"{explained}<small>{inline(claim.quantity)}: {finding.evidence} · profile {escape(profile or 'none')}</small></li>"
         )
         plain.append(f"{finding.verdict.value}: {claim.words}")
     return Html(f'<ul class="tips-verdicts" style="padding-left:0">{"".join(items)}</ul>', "\n".join(plain))
