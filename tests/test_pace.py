@@ -68,6 +68,10 @@ def test_a_profile_trains_for_the_epochs_that_were_kept(home: Path) -> None:
     assert {run.parameters["epochs"] for run in plan_all("weights", "gpu")} == {5}
     assert plan("weights", profile="gpu").parameters["precision"] == "bf16-mixed"  # the other settings stay
     assert get_profile("laptop") is PROFILES["laptop"]
+    keep_epochs(get_profile("laptop"), {"agreement": 3})  # whose two networks have epochs of their own
+    assert len({run.parameters["epochs"] for run in plan_all("agreement", PROFILES["laptop"])}) == 2
+    assert {run.parameters["epochs"] for run in plan_all("agreement", "laptop")} == {3}
+    assert {run.parameters["width"] for run in plan_all("fronts", "laptop")} == {0.5, 0.25}
     with pytest.raises(InvalidInput, match="profile smoke keeps no records"):
         keep_epochs(get_profile("smoke"), {"fronts": 2})
 

@@ -89,6 +89,11 @@ def _fronts(*cells: tuple[str, str, dict[str, Any]]) -> dict[str, tuple[Cell, ..
     return {"fronts": tuple(Cell({"network": network, "data": data}, settings) for network, data, settings in cells)}
 
 
+def _agreement(resnet: int, mobilenet: int) -> dict[str, tuple[Cell, ...]]:
+    """Epochs of the two networks: the MobileNet's last exit starts from very small weights and learns later than all others."""
+    return {"agreement": tuple(Cell({"network": n}, {"epochs": e}) for n, e in (("resnet", resnet), ("mobilenet", mobilenet)))}
+
+
 _RATIOS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 _PHOTOGRAPHS = {"network": "mobilenet_v2", "data": "imagenet-val-1300"}
 
@@ -116,10 +121,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     ("mobilenet_v2", "digits", {"width": 0.25}),
                     ("resnet34", "digits", {"width": 0.125, "epochs": 2, "batch_size": 32}),
                 )
-                | {
-                    # the MobileNet's last exit starts from very small weights and needs some hundreds of steps
-                    "agreement": (Cell({"network": "resnet"}, {"epochs": 4}), Cell({"network": "mobilenet"}, {"epochs": 16})),
-                },
+                | _agreement(resnet=4, mobilenet=16),
                 runs_per_job=6,
             ),
             Profile(
@@ -137,7 +139,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     "switching": {"data": "cifar100"},
                     "costs": {"steps": 5, "images": 8},
                 },
-                cells=_fronts(("mobilenet_v2", "cifar100", {"width": 0.5}), ("resnet34", "cifar100", {"width": 0.25})),
+                cells=_fronts(("mobilenet_v2", "cifar100", {"width": 0.5}), ("resnet34", "cifar100", {"width": 0.25}))
+                | _agreement(resnet=8, mobilenet=32),
             ),
             Profile(
                 name="gpu",
@@ -207,5 +210,11 @@ def kept_epochs(name: str) -> dict[str, int]:
 
 
 def _with_epochs(profile: Profile, epochs: Mapping[str, int]) -> Profile:
-    changed = {name: dict(profile.settings.get(name, {})) | {"epochs": each} for name, each in epochs.items()}
-    return replace(profile, settings=dict(profile.settings) | changed)
+    """All networks of an experiment train for as many, whatever its cells say."""
+    settings = {name: dict(profile.settings.get(name, {})) | {"epochs": each} for name, each in epochs.items()}
+    cells = {
+        name: tuple(replace(cell, settings=dict(cell.settings) | {"epochs": each}) for cell in profile.cells.get(name, ()))
+        for name, each in epochs.items()
+        if name in profile.cells
+    }
+    return replace(profile, settings=dict(profile.settings) | settings, cells=dict(profile.cells) | cells)
