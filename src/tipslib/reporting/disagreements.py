@@ -70,6 +70,15 @@ _LAPTOP = MappingProxyType(
             "still climbs with every step of width on the page's table, beyond the full size as well. Half of a network that is too"
             " small for its data is not what the sentence is about; a larger profile has to tell."
         ),
+        "backbones-exits-peak": (
+            "With four exits the heads keep some of the map's places, with any other number they pool all of it, as in the released code. "
+            "Here eight exits lose less than six and seven do, and three lose as well: it is the heads and the short training that are "
+            "compared, more than the number of exits."
+        ),
+        "agreement-backbones": (
+            "The MobileNet's last exit learns so late that this profile trains it for more epochs than the ResNet-18, so this compares two "
+            "trainings, of which the ResNet-18 has the shorter. The ranges of cost are as the sentence says."
+        ),
         "agreement-resnet-saving": (
             "The ratio is largest where the threshold lets nobody leave by entropy, and there it only says how often exits agree. "
             "Exits that are right more often agree more often: on the page of inference modes, networks on CIFAR-10 that are right "
